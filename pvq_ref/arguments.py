@@ -1,0 +1,130 @@
+"""The arguments of the command line."""
+
+import argparse
+import sys
+from typing import Any, NoReturn
+
+from pvq_ref import __version__
+
+USAGE = 2  # exit code of wrong usage
+DESIGNS = ("auto", "lloyd-max", "panter-dite", "panter-dite-centroids", "quantile", "fitted")
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that refers to --help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _add_common(command: argparse.ArgumentParser, *, works: bool = True) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    command.add_argument("--quiet", "-q", action="store_true", help="print errors only")
+    if works:
+        command.add_argument(
+            "--threads", "-j", type=int, metavar="N", help="threads (default: all that may be used)"
+        )
+
+
+def _add_compress(commands: Any) -> None:
+    c = commands.add_parser(
+        "compress",
+        help="compress a model without calibration data",
+        description="Compress every floating tensor of two or three dimensions, except embeddings, "
+        "output heads, norms, routers and biases. MODEL is a .safetensors file or a folder of "
+        "them; OUT is made in the same form.",
+    )
+    c.add_argument("model", metavar="MODEL")
+    c.add_argument("out", metavar="OUT")
+    c.add_argument(
+        "--bits", "-b", type=float, default=3.25, metavar="R",
+        help="bits per weight that no tensor exceeds in the file, everything counted; 1 to 8 "
+        "(default 3.25)",
+    )  # fmt: skip
+    c.add_argument(
+        "--embed-bits", type=float, metavar="R",
+        help="compress embeddings and output heads too, at this rate (default: they stay as they "
+        "are)",
+    )  # fmt: skip
+    c.add_argument(
+        "--group", "-g", type=int, default=32, metavar="N", help="weights in a group (default 32)"
+    )
+    c.add_argument(
+        "--gain-bits", type=int, metavar="N",
+        help="bits of a group's gain, 0 to 8 (default: chosen for the least error)",
+    )  # fmt: skip
+    c.add_argument(
+        "--order", choices=("fischer", "opus", "blocked"), default="blocked",
+        help="order of the indices (default blocked)",
+    )  # fmt: skip
+    c.add_argument(
+        "--levels", choices=DESIGNS, default="auto",
+        help="design of the gain levels (default auto: lloyd-max, or fitted where that is better)",
+    )  # fmt: skip
+    c.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the rotation (default 0)"
+    )
+    c.add_argument("--no-rotate", action="store_true", help="don't rotate the weights")
+    for name, what in (("include", "compress only"), ("exclude", "leave as they are")):
+        c.add_argument(
+            f"--{name}", action="append", default=[], metavar="PATTERN",
+            help=f"{what} tensors of this name, glob, or regular expression after re: (repeatable)",
+        )  # fmt: skip
+    c.add_argument("--dry-run", "-n", action="store_true", help="print the plan and stop")
+    c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_common(c)
+
+
+def _add_decompress(commands: Any) -> None:
+    c = commands.add_parser(
+        "decompress",
+        help="turn a compressed model back into plain safetensors",
+        description="Decompress a file or folder that pvq-ref made. Each tensor gets the type of "
+        "its source; hashes are checked on the way.",
+    )
+    c.add_argument("model", metavar="MODEL")
+    c.add_argument("out", metavar="OUT")
+    c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_common(c)
+
+
+def _add_inspect(commands: Any) -> None:
+    c = commands.add_parser(
+        "inspect",
+        help="show what is in a compressed model",
+        description="Show tensors, parameters and rates. Reads headers only.",
+    )
+    c.add_argument("model", metavar="MODEL")
+    _add_common(c, works=False)
+
+
+def _add_verify(commands: Any) -> None:
+    c = commands.add_parser(
+        "verify",
+        help="check a compressed model: hashes, ranges, and a full decode",
+        description="Check every hash and range and decode everything. Exit code 3 if anything is "
+        "wrong.",
+    )
+    c.add_argument("model", metavar="MODEL")
+    c.add_argument(
+        "--against", metavar="ORIGINAL", help="print the error of each tensor against the original"
+    )
+    _add_common(c)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    top = _Parser(
+        prog="pvq-ref",
+        description="Compress language-model weights by pyramid vector quantization.",
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification failed, "
+        "130 interrupted.",
+    )
+    top.add_argument("--version", action="version", version=f"pvq-ref {__version__}")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_compress(commands)
+    _add_decompress(commands)
+    _add_inspect(commands)
+    _add_verify(commands)
+    return top

@@ -1,0 +1,229 @@
+"""The command line: `pvq-ref compress | decompress | inspect | verify`.
+
+Nothing heavy is imported before the arguments are known, so that --help is quick. Results go to
+stdout (one JSON object with --json), everything else to stderr.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pvq_ref.arguments import USAGE, parser
+
+if TYPE_CHECKING:
+    from pvq_ref.checkpoint import Result
+    from pvq_ref.plan import Plan
+
+OK, FAILED, UNVERIFIED, INTERRUPTED = 0, 1, 3, 130
+
+
+def _say(args: argparse.Namespace, *lines: str) -> None:
+    """Print lines for people: on stdout, or on stderr where stdout carries JSON."""
+    if not args.quiet:
+        print(*lines, sep="\n", file=sys.stderr if args.json else sys.stdout)
+
+
+def _emit(args: argparse.Namespace, value: dict[str, Any]) -> None:
+    if args.json:
+        print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def _size(count: int) -> str:
+    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
+        if count >= 10**power:
+            return f"{count / 10**power:.2f} {unit}"
+    return f"{count} bytes"
+
+
+class _Bar:
+    """Progress on stderr, when that is a terminal: tensor, weights per second, time left."""
+
+    def __init__(self, args: argparse.Namespace, total: int) -> None:
+        from tqdm import tqdm
+
+        hidden = True if args.quiet else None  # None: hidden unless stderr is a terminal
+        self.bar = tqdm(total=total, unit="W", unit_scale=True, disable=hidden, leave=False)
+
+    def __call__(self, name: str, weights: int) -> None:
+        self.bar.set_description(name, refresh=False)
+        self.bar.update(weights)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+
+def _plan_lines(plan: "Plan") -> list[str]:
+    lines = []
+    for t in plan.tensors:
+        shape = "×".join(map(str, t.entry.shape))
+        head = f"{t.entry.name}  {shape} {t.entry.dtype}  "
+        if t.coding is None:
+            if len(t.entry.shape) > 1:
+                lines.append(f"{head}stays as it is: {t.reason}")
+            continue
+        a = t.coding.allotment
+        tail = f", tail k={a.tail_k}" if a.tail_k else ""
+        lines.append(
+            f"{head}n={a.grid.n} k={a.k}{tail}, {a.gain_bits} gain bits, {a.file_rate:.4f} bits "
+            f"per weight, {a.predicted_db:.2f} dB expected"
+        )
+    return lines
+
+
+def _total_lines(plan: "Plan", *, done: bool) -> list[str]:
+    lines = [
+        f"{len(plan.compressed)} tensors, {plan.weights:,} weights: {_size(plan.source_size)} "
+        f"{'became' if done else 'would become'} {_size(plan.compressed_size)}, "
+        f"{plan.file_rate:.4f} bits per weight",
+        f"{len(plan.tensors) - len(plan.compressed)} tensors of {_size(plan.untouched_size)} "
+        f"{'stayed' if done else 'would stay'} as they are",
+    ]
+    size, saved = plan.embedding_saving()
+    if saved > 0:
+        from pvq_ref.plan import EXAMPLE_EMBED_BITS
+
+        lines.append(
+            f"of these, embeddings and heads take {_size(size)}; --embed-bits "
+            f"{EXAMPLE_EMBED_BITS} would save {_size(saved)}"
+        )
+    return lines
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from pvq_ref.checkpoint import check_target, run
+    from pvq_ref.model import open_model
+    from pvq_ref.parallel import thread_count
+    from pvq_ref.plan import Settings, make_plan
+
+    settings = Settings(
+        bits=args.bits,
+        embed_bits=args.embed_bits,
+        group=args.group,
+        gain_bits=args.gain_bits,
+        order=args.order,
+        seed=args.seed,
+        rotate=not args.no_rotate,
+        design=args.levels,
+        include=args.include,
+        exclude=args.exclude,
+    )
+    thread_count(args.threads)
+    model, target = open_model(args.model), Path(args.out)
+    if not args.dry_run:
+        check_target(model, target, args.force)
+    plan = make_plan(model, settings)
+    _say(args, *_plan_lines(plan), *(f"left out: {name}" for name in model.left_out))
+    if args.dry_run:
+        _say(args, *_total_lines(plan, done=False))
+        _emit(args, plan.as_json())
+        return OK
+    began = time.monotonic()
+    with _Bar(args, plan.weights) as bar:
+        result = run(model, plan, target, args.threads, args.force, bar)
+    seconds = time.monotonic() - began
+    _say(args, *_total_lines(plan, done=True), _time_line(result, seconds))
+    _emit(
+        args,
+        plan.as_json()
+        | {"header_bytes": result.header_size, "file_bytes": result.file_size, "seconds": seconds},
+    )
+    return OK
+
+
+def _time_line(result: "Result", seconds: float) -> str:
+    rate = result.plan.weights / seconds / 1e6
+    size = _size(result.file_size)
+    return f"{size} written in {seconds:.1f} s, {rate:.1f} million weights per second"
+
+
+def _decompress(args: argparse.Namespace) -> int:
+    from math import prod
+
+    from pvq_ref import parsing
+    from pvq_ref.checkpoint import decompress
+    from pvq_ref.model import open_model
+
+    tensors: dict[str, Any] = {}
+    for header in open_model(args.model).headers.values():
+        tensors |= parsing.parse(header).tensors
+    weights = sum(prod(t.shape) for t in tensors.values())
+    began = time.monotonic()
+    with _Bar(args, weights) as bar:
+        decompress(args.model, args.out, threads=args.threads, force=args.force, progress=bar)
+    seconds = time.monotonic() - began
+    _say(args, f"{len(tensors)} tensors, {weights:,} weights decompressed in {seconds:.1f} s")
+    _emit(args, {"tensors": len(tensors), "weights": weights, "seconds": seconds})
+    return OK
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from pvq_ref.inspection import describe
+    from pvq_ref.model import open_model
+
+    description = describe(open_model(args.model))
+    _say(args, *description.lines())
+    _emit(args, description.as_json())
+    return OK
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from pvq_ref.parallel import thread_count
+    from pvq_ref.verification import verify
+
+    thread_count(args.threads)
+    with _Bar(args, 0) as bar:
+        report = verify(args.model, args.against, threads=args.threads, progress=bar)
+    for error in report.errors:
+        _say(args, f"{error.name}  {error.db:.2f} dB")
+    if report.mean_db is not None:
+        _say(args, f"mean over {len(report.errors)} tensors: {report.mean_db:.2f} dB")
+    for problem in report.problems:
+        print(f"pvq-ref: {problem}", file=sys.stderr)
+    if not report.problems:
+        _say(
+            args,
+            f"{report.compressed} compressed and {report.untouched} other tensors are as written",
+        )
+    _emit(args, report.as_json())
+    return UNVERIFIED if report.problems else OK
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "compress": _compress,
+    "decompress": _decompress,
+    "inspect": _inspect,
+    "verify": _verify,
+}
+
+
+def _on_terminate(number: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    args = parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, _on_terminate)
+    from pvq_ref.errors import ArgumentError, PVQError
+
+    try:
+        return COMMANDS[args.command](args)
+    except KeyboardInterrupt:
+        print("pvq-ref: interrupted; nothing was left behind", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (PVQError, OSError) as error:
+        print(f"pvq-ref: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, ArgumentError) else FAILED

@@ -1,0 +1,101 @@
+"""Decoding: PVQTensor -> weights, bit-exact everywhere (spec section 8.5)."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pvq_ref.counting import bits
+from pvq_ref.errors import IndexRangeError, PayloadError
+from pvq_ref.gain import Floats
+from pvq_ref.groups import Part, parts, rows_per_range
+from pvq_ref.jit import kernel
+from pvq_ref.packing import unpack_from
+from pvq_ref.parallel import map_ranges
+from pvq_ref.ranking import check_indices, unrank_unchecked
+from pvq_ref.tensor import DTYPES, PVQTensor, check_fields, dtype_name
+from pvq_ref.words import Words
+
+
+@kernel
+def _fill(y: NDArray[np.int32], amplitudes: Floats, out: Floats, first: int, per_row: int) -> None:
+    """Write amplitude · y/||y|| for every group into rows of out, from column `first` on."""
+    n = y.shape[1]
+    for group in range(y.shape[0]):
+        b = np.int64(0)
+        for value in y[group]:
+            b += np.int64(value) * np.int64(value)
+        scale = amplitudes[group] / np.sqrt(np.float64(b))
+        row, column = group // per_row, first + group % per_row * n
+        for i in range(n):
+            out[row, column + i] = scale * y[group, i]
+
+
+def _indices(t: PVQTensor, part: Part, start: int, stop: int) -> Words:
+    """Return the index fields of a part's groups in a range of rows."""
+    row_bits = t.allotment.row_index_bits
+    layout = (start * row_bits + part.first_bit, part.per_row, row_bits)
+    groups = (stop - start) * part.per_row
+    return unpack_from(t.index, bits(part.n, part.k), groups, layout)
+
+
+def _amplitudes(t: PVQTensor, part: Part, start: int, stop: int) -> Floats:
+    """Return norm · level of a part's groups in a range of rows."""
+    row_bits = t.grid.groups * t.allotment.gain_bits
+    layout = (start * row_bits + part.first_gain * t.allotment.gain_bits, part.per_row, row_bits)
+    field = unpack_from(t.gain, t.allotment.gain_bits, (stop - start) * part.per_row, layout)[:, 0]
+    unit = np.ldexp(t.row_norm[start:stop].astype(np.float64), t.norm_exponent)
+    levels = t.levels[part.level_row].astype(np.float64)
+    return np.asarray(np.repeat(unit, part.per_row) * levels[field])
+
+
+def decode_groups(
+    t: PVQTensor, part: Part, start: int, stop: int
+) -> tuple[NDArray[np.int32], Floats]:
+    """Return y and the amplitude of a part's groups in a range of rows, on the calling thread."""
+    table = part.tables(t.coding)
+    index = _indices(t, part, start, stop)
+    try:
+        check_indices(index, table)
+    except IndexRangeError as error:
+        raise PayloadError(f"rows {start} to {stop - 1}: {error}") from None
+    return unrank_unchecked(index, table, t.coding.order), _amplitudes(t, part, start, stop)
+
+
+def decode_rows(t: PVQTensor, start: int, stop: int) -> Floats:
+    """Return rows of W', before the inverse rotation, on the calling thread (spec section 8.5)."""
+    out = np.empty((stop - start, t.grid.cols))
+    for part in parts(t.allotment):
+        y, amplitudes = decode_groups(t, part, start, stop)
+        _fill(y, amplitudes, out, part.first_column, part.per_row)
+    return out
+
+
+def decoded_ranges(
+    t: PVQTensor, dtype: DTypeLike, threads: int | None
+) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """Yield (first row, rows of W) in order, each range rounded to dtype once."""
+    check_fields(t)
+
+    def work(start: int, stop: int) -> tuple[int, NDArray[np.floating]]:
+        x = decode_rows(t, start, stop)
+        if t.rotation is not None:
+            t.rotation.inverse(x)
+        return start, x.astype(dtype)
+
+    return map_ranges(work, t.grid.rows, rows_per_range(t.grid.cols), threads)
+
+
+def dequantize(
+    t: PVQTensor, dtype: DTypeLike | None = None, *, threads: int | None = None
+) -> NDArray[np.floating]:
+    """Decompress a tensor: bit-exact on every machine and any number of threads.
+
+    Parameters: t; dtype of the result, float64 by default; threads, all by default. Returns an
+    array of t.shape. Raises DTypeError, PayloadError, MetadataError. Spec section 8.5.
+    """
+    dtype = DTYPES[dtype_name(np.float64 if dtype is None else dtype)]
+    out = np.empty((t.grid.rows, t.grid.cols), dtype)
+    for start, rows in decoded_ranges(t, dtype, threads):
+        out[start : start + len(rows)] = rows
+    return out.reshape(t.shape)

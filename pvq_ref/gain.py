@@ -1,0 +1,253 @@
+"""Gain: the amplitude of a group, and the levels that it is rounded to (spec section 5).
+
+For fixed y the best amplitude of y/||y|| is g* = <w,y>/||y||. If a row is uniform on the sphere,
+the norm r of n of its cols coordinates, in units of the row's, has
+
+    r² ~ Beta(α, β),    α = n/2,  β = (cols-n)/2                     (Frankl and Maehara 1990)
+
+and g* = r cos(w,y), with a cosine that is independent of r and almost constant. Level designs for
+r: the paper's quantiles, the closed form of Panter and Dite (1951), and the optimum of Lloyd (1957)
+and Max (1960), whose centroids are ratios of incomplete beta functions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import solve_banded
+from scipy.special import betainc, betaincinv, betaln, ndtri
+
+from pvq_ref.counting import checked_integer
+from pvq_ref.errors import DomainError, ShapeError
+from pvq_ref.jit import kernel
+from pvq_ref.rotation import splitmix64
+from pvq_ref.searching import search_unchecked
+
+Floats = NDArray[np.float64]
+MAX_GAIN_BITS = 8
+FITTED = "fitted"  # the design that isn't of the law but of the data
+SAMPLE = 1 << 16  # coordinates of the sample for the mean cosine
+FITTED_SAMPLE = 1 << 15  # gains of a tensor that levels are fitted to
+
+
+@kernel
+def _optimal_gains(w: Floats, y: NDArray[np.int32], gains: Floats) -> None:
+    """Write <w,y>/||y|| for every group."""
+    for group in range(w.shape[0]):
+        a, b = 0.0, np.int64(0)
+        for i in range(w.shape[1]):
+            a += w[group, i] * y[group, i]
+            b += np.int64(y[group, i]) * np.int64(y[group, i])
+        gains[group] = a / np.sqrt(np.float64(b))
+
+
+def optimal_gains(w: ArrayLike, y: ArrayLike) -> Floats:
+    """Return the best amplitude of y/||y|| for each group (spec section 5.1).
+
+    Parameters: w (groups, n) float; y (groups, n) int32, not zero. Returns (groups,) float64, in
+    the unit of w: the g that minimizes ||w - g y/||y||||². Raises ShapeError, DomainError.
+
+    >>> optimal_gains(np.array([[3.0, 4.0]]), np.array([[0, 2]], np.int32))
+    array([4.])
+    """
+    w, y = np.ascontiguousarray(w, np.float64), np.ascontiguousarray(y, np.int32)
+    if w.ndim != 2 or w.shape != y.shape:
+        raise ShapeError(f"w and y must have one shape (groups, n), got {w.shape} and {y.shape}")
+    if not y.any(axis=1).all():
+        raise DomainError("y must not be zero: a group without pulses has no gain")
+    return group_gains(w, y)
+
+
+def group_gains(w: Floats, y: NDArray[np.int32]) -> Floats:
+    """Return the best amplitudes of groups that are known to have pulses."""
+    gains = np.empty(w.shape[0])
+    _optimal_gains(w, y, gains)
+    return gains
+
+
+@dataclass(frozen=True)
+class BetaLaw:
+    """The law of the norm r of n of cols >= n coordinates (spec section 5.2)."""
+
+    n: int
+    cols: int
+
+    def __post_init__(self) -> None:
+        checked_integer("n", self.n, 1)
+        checked_integer("cols", self.cols, self.n)
+
+    @property
+    def is_point(self) -> bool:
+        """Whether the group is the whole row, so that r = 1."""
+        return self.n == self.cols
+
+    @property
+    def _shape(self) -> tuple[float, float]:
+        return self.n / 2, (self.cols - self.n) / 2
+
+    @property
+    def mean_square(self) -> float:
+        """E r²."""
+        return self.n / self.cols
+
+    def cdf(self, r: ArrayLike) -> Floats:
+        """Return the distribution function at r."""
+        return np.asarray(betainc(*self._shape, np.clip(r, 0.0, 1.0) ** 2))
+
+    def quantile(self, p: ArrayLike) -> Floats:
+        """Return the quantile function at p."""
+        return np.asarray(np.sqrt(betaincinv(*self._shape, np.asarray(p, np.float64))))
+
+    def density_root_quantile(self, p: ArrayLike) -> Floats:
+        """Return quantiles of the law whose density is the cube root of r's, normalized."""
+        alpha = ((self.n - 1) / 3 + 1) / 2
+        beta = (self._shape[1] - 1) / 3 + 1
+        return np.asarray(np.sqrt(betaincinv(alpha, beta, np.asarray(p, np.float64))))
+
+    def masses_and_moments(self, thresholds: Floats) -> tuple[Floats, Floats]:
+        """Return P and E[r; ·] of the intervals that the thresholds, from 0 to 1, bound."""
+        alpha, beta = self._shape
+        mean = np.exp(betaln(alpha + 0.5, beta) - betaln(alpha, beta))
+        squares = thresholds**2
+        return np.diff(betainc(alpha, beta, squares)), mean * np.diff(
+            betainc(alpha + 0.5, beta, squares)
+        )
+
+    def density(self, r: Floats) -> Floats:
+        """Return the density of r at points inside (0, 1)."""
+        alpha, beta = self._shape
+        log = (2 * alpha - 1) * np.log(r) + (beta - 1) * np.log1p(-(r**2))
+        return np.asarray(2 * np.exp(log - betaln(alpha, beta)))
+
+    def distortion(self, levels: Floats) -> float:
+        """Return E (r - nearest level)² for ascending levels."""
+        mass, moment = self.masses_and_moments(_thresholds(levels))
+        return float(self.mean_square + np.sum(levels * (levels * mass - 2 * moment)))
+
+
+def _thresholds(levels: Floats) -> Floats:
+    return np.concatenate(([0.0], (levels[:-1] + levels[1:]) / 2, [1.0]))
+
+
+def _middles(gain_bits: int) -> Floats:
+    return (np.arange(1 << gain_bits) + 0.5) / (1 << gain_bits)
+
+
+def _quantile(law: BetaLaw, gain_bits: int) -> Floats:
+    return law.quantile(_middles(gain_bits))
+
+
+def _panter_dite(law: BetaLaw, gain_bits: int) -> Floats:
+    return law.density_root_quantile(_middles(gain_bits))
+
+
+def _panter_dite_centroids(law: BetaLaw, gain_bits: int) -> Floats:
+    borders = np.arange((1 << gain_bits) + 1) / (1 << gain_bits)
+    mass, moment = law.masses_and_moments(law.density_root_quantile(borders))
+    return moment / mass
+
+
+def _lloyd_max(law: BetaLaw, gain_bits: int) -> Floats:
+    """Solve level = centroid by Newton's method, its Jacobian being tridiagonal."""
+    levels = _panter_dite_centroids(law, gain_bits)
+    for _ in range(200):
+        mass, moment = law.masses_and_moments(_thresholds(levels))
+        centroid = moment / mass
+        inner = _thresholds(levels)[1:-1]
+        # A threshold t moves the centroids beside it by density(t) |t - centroid| / mass, and
+        # follows each of its two levels by half.
+        weight = law.density(inner) / 2 if inner.size else inner
+        left = weight * (inner - centroid[:-1]) / mass[:-1]
+        right = weight * (centroid[1:] - inner) / mass[1:]
+        jacobian = np.zeros((3, levels.size))
+        jacobian[1] = 1.0
+        jacobian[1, :-1] -= left
+        jacobian[1, 1:] -= right
+        jacobian[0, 1:] = -left
+        jacobian[2, :-1] = -right
+        step = solve_banded((1, 1), jacobian, levels - centroid)
+        following: Floats = levels - step
+        if np.any(np.diff(following) <= 0) or following[0] <= 0 or following[-1] >= 1:
+            following = centroid  # Lloyd's own step, which always descends
+        if np.max(np.abs(following - levels)) < 1e-10:  # the next step would be 1e-20
+            return following
+        levels = following
+    return levels
+
+
+DESIGNS: dict[str, Callable[[BetaLaw, int], Floats]] = {
+    "quantile": _quantile,
+    "panter-dite": _panter_dite,
+    "panter-dite-centroids": _panter_dite_centroids,
+    "lloyd-max": _lloyd_max,
+}
+
+
+@lru_cache(1024)
+def law_levels(design: str, law: BetaLaw, gain_bits: int) -> Floats:
+    """Return the 2^gain_bits levels of a design for r, ascending float64 (spec section 5.4)."""
+    if design not in DESIGNS:
+        raise DomainError(f"design must be one of {', '.join(DESIGNS)}, got {design!r}")
+    checked_integer("gain_bits", gain_bits, 0, MAX_GAIN_BITS)
+    levels = np.ones(1 << gain_bits) if law.is_point else DESIGNS[design](law, gain_bits)
+    levels.flags.writeable = False
+    return levels
+
+
+@dataclass(frozen=True)
+class Cosines:
+    """Means of the cosine of a normal vector with its best point, and of its square."""
+
+    mean: float
+    mean_square: float
+
+
+@lru_cache(4096)
+def cosines(n: int, k: int) -> Cosines:
+    """Return the mean cosine c(n,k) over the fixed sample of spec section 5.3."""
+    groups = max(256, SAMPLE // n)
+    words = splitmix64(0, groups * n) >> np.uint64(11)
+    x = ndtri((words.astype(np.float64) + 0.5) * 2.0**-53).reshape(groups, n)
+    cosine = optimal_gains(x, search_unchecked(x, k)) / np.sqrt(np.sum(x * x, axis=1))
+    return Cosines(float(np.rint(cosine.mean() * 2**24)) / 2**24, float(np.mean(cosine**2)))
+
+
+def design_levels(design: str, n: int, k: int, cols: int, gain_bits: int) -> NDArray[np.float32]:
+    """Return the levels of g* in units of the row norm, (2^gain_bits,) float32 (spec section 5.4).
+
+    Parameters: design, a key of DESIGNS; n, the group; k, its pulses; cols >= n; gain_bits, 0 to 8.
+    Raises DomainError.
+    """
+    levels = law_levels(design, BetaLaw(n, cols), gain_bits) * cosines(n, k).mean
+    return levels.astype(np.float32)
+
+
+def fitted_levels(gains: Floats, gain_bits: int) -> NDArray[np.float32]:
+    """Return the levels with least squared error on the gains themselves (Lloyd's iteration).
+
+    Parameters: gains (groups,) float64, at least one. At most FITTED_SAMPLE evenly spaced ones are
+    looked at. Returns (2^gain_bits,) float32, ascending; some are equal if the gains are few.
+    """
+    sample = np.sort(gains[:: -(-gains.size // FITTED_SAMPLE)])
+    total = np.concatenate(([0.0], np.cumsum(sample)))
+    levels = np.quantile(sample, _middles(gain_bits))
+    for _ in range(1000):
+        borders = np.searchsorted(sample, (levels[:-1] + levels[1:]) / 2)
+        borders = np.concatenate(([0], borders, [sample.size]))
+        counts, sums = np.diff(borders), np.diff(total[borders])
+        following = np.maximum.accumulate(
+            np.where(counts > 0, sums / np.maximum(counts, 1), levels)
+        )
+        if np.array_equal(following, levels):
+            break
+        levels = following
+    return levels.astype(np.float32)
+
+
+def nearest_levels(gains: Floats, levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the number of the nearest level of each gain, upwards on ties (spec section 5.5)."""
+    wide = levels.astype(np.float64)
+    thresholds = (wide[:-1] + wide[1:]) / 2
+    return np.searchsorted(thresholds, gains, side="right").astype(np.uint8)

@@ -1,0 +1,64 @@
+"""How the rows of a tensor are cut into groups and ranges (spec sections 8.1 and 8.3).
+
+The groups of a row are its whole groups and, where n doesn't divide the columns, a tail. Each kind
+is a part: it has its own pyramid and its own place in the fields.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvq_ref.counting import Tables, bits, tables
+from pvq_ref.rates import Allotment
+from pvq_ref.rotation import Rotation
+
+RANGE = 1 << 17  # weights that one thread takes at a time
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a tensor is coded; all that an encoder needs to know before it sees the weights."""
+
+    allotment: Allotment
+    order: str
+    block: int  # 0 for the orders that have none
+    rotation: Rotation | None
+
+
+@dataclass(frozen=True)
+class Part:
+    """The whole groups of all rows, or their tails."""
+
+    n: int
+    k: int
+    per_row: int
+    first_column: int
+    first_bit: int  # of the first index in a row
+    first_gain: int  # number of the first gain in a row
+    level_row: int
+
+    def tables(self, coding: Coding) -> Tables:
+        """Return the tables of the part's pyramid."""
+        return tables(self.n, self.k, coding.order, coding.block)
+
+    def columns(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the part's groups (rows · per_row, n) of rows x."""
+        stop = self.first_column + self.per_row * self.n
+        return np.ascontiguousarray(x[:, self.first_column : stop]).reshape(-1, self.n)
+
+
+def parts(a: Allotment) -> Iterator[Part]:
+    """Yield the whole groups, and the tails if there are any."""
+    grid = a.grid
+    yield Part(grid.n, a.k, grid.whole, 0, 0, 0, 0)
+    if grid.tail:
+        whole = grid.whole
+        bit = whole * bits(grid.n, a.k)
+        yield Part(grid.tail, a.tail_k, 1, whole * grid.n, bit, whole, 1)
+
+
+def rows_per_range(cols: int) -> int:
+    """Return a multiple of eight rows, so that the fields of ranges begin at whole bytes."""
+    return max(8, RANGE // cols // 8 * 8)

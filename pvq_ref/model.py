@@ -1,0 +1,113 @@
+"""A model on disk: one safetensors file, or a folder of them with its side files."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pvq_ref.container import Entry, Header, parse_json, read_header
+from pvq_ref.errors import HeaderError, ModelError
+from pvq_ref.output import SUMS, files_below
+
+INDEX = "model.safetensors.index.json"
+CONFIG = "config.json"
+# The same weights in another form: they would undo what compression saves.
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx", ".ckpt", ".ot")
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where the parts of a model are; headers were read, nothing else."""
+
+    path: Path
+    headers: dict[str, Header]
+    index: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    side_files: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model is a folder."""
+        return self.path.is_dir()
+
+    def file(self, name: str) -> Path:
+        """Return the path of a weight file."""
+        return self.path / name if self.is_folder else self.path
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """Yield (file, entry) of all tensors."""
+        for name, header in self.headers.items():
+            for entry in header.entries.values():
+                yield name, entry
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = parse_json(path.read_bytes(), path.name)
+    except HeaderError as error:
+        raise ModelError(str(error)) from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path.name} must be a JSON object")
+    return value
+
+
+def _weight_files(folder: Path) -> tuple[list[str], str | None]:
+    """Return the names of the weight files of a folder, and of its index if it has one."""
+    indices = sorted(path.name for path in folder.glob("*.safetensors.index.json"))
+    if not indices:
+        return sorted(path.name for path in folder.glob("*.safetensors")), None
+    index = INDEX if INDEX in indices else indices[0]
+    weight_map = _read_object(folder / index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} must have a weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ModelError(f"{index} must name safetensors files of its folder, got {name!r}")
+        if not (folder / name).is_file():
+            raise ModelError(f"{index} must name files that are there, got {name!r}")
+    return names, index
+
+
+def open_model(path: str | Path) -> Model:
+    """Look at a model: a .safetensors file or a folder. Raises ModelError, HeaderError."""
+    path = Path(path)
+    if path.is_file():
+        return Model(path, {path.name: read_header(path)})
+    if not path.is_dir():
+        raise ModelError(f"the model must be a safetensors file or a folder, got {path}")
+    names, index = _weight_files(path)
+    if not names:
+        raise ModelError(f"the folder must hold safetensors files, got none in {path}")
+    headers = {name: read_header(path / name) for name in names}
+    seen: dict[str, str] = {}
+    for file, header in headers.items():
+        for entry in header.entries:
+            if entry in seen:
+                raise ModelError(
+                    f"tensor {entry!r} must be in one file, got {seen[entry]} and {file}"
+                )
+            seen[entry] = file
+    others = [name for name in files_below(path) if name not in (*names, index, CONFIG, SUMS)]
+    weights = (*OTHER_WEIGHTS, ".safetensors", ".safetensors.index.json")
+    left_out = tuple(name for name in others if name.endswith(weights))
+    config = _read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
+    side_files = tuple(name for name in others if name not in left_out)
+    return Model(path, headers, index, config, side_files, left_out)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file as the hub's libraries do."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def rebuilt_index(headers: dict[str, Header], parameters: int) -> dict[str, object]:
+    """Return the index of weight files (spec section 9.5)."""
+    weight_map = {entry: name for name, header in headers.items() for entry in header.entries}
+    sizes = (entry.size for header in headers.values() for entry in header.entries.values())
+    return {
+        "metadata": {"total_parameters": parameters, "total_size": sum(sizes)},
+        "weight_map": dict(sorted(weight_map.items())),
+    }

@@ -1,0 +1,259 @@
+"""Reading what a compressed file says of itself (spec sections 9.2 to 9.4), whoever wrote it.
+
+Nothing is believed before it is checked: types, ranges, the entries that the metadata accounts for,
+sizes that follow from parameters, hashes.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from pvq_ref.container import Header, Reader, parse_json
+from pvq_ref.counting import ORDERS
+from pvq_ref.errors import HeaderError, IntegrityError, MetadataError, VersionError
+from pvq_ref.gain import DESIGNS, FITTED, MAX_GAIN_BITS
+from pvq_ref.groups import Coding
+from pvq_ref.hadamard import MAX_BASE, Block, Construction, prime_power
+from pvq_ref.metadata import (
+    FORMAT_VERSION,
+    MAX_EXPONENT,
+    NO_HASH,
+    PARTS,
+    entries_of,
+    hash_field,
+)
+from pvq_ref.rates import Allotment, Grid
+from pvq_ref.rotation import MAX_SEED, Rotation
+from pvq_ref.tensor import DTYPES, PVQTensor, check_fields
+
+MAX_GROUP = 4096
+MAX_NUMBER = (1 << 31) - 1
+
+
+@dataclass(frozen=True)
+class FileMetadata:
+    """The parsed metadata of a compressed file; tensors have no fields yet."""
+
+    source_metadata: dict[str, str]
+    hashes: dict[str, str]
+    header_hash: str
+    tensors: dict[str, PVQTensor]
+    untouched: tuple[str, ...]
+
+
+class _Object:
+    """A JSON object from a stranger, read key by key."""
+
+    def __init__(self, raw: object, what: str, keys: Iterable[str]) -> None:
+        if not isinstance(raw, dict) or raw.keys() != set(keys):
+            got = sorted(raw) if isinstance(raw, dict) else raw
+            raise MetadataError(f"{what} must have the keys {sorted(keys)}, got {got!r:.200}")
+        self.raw: dict[str, Any] = raw
+        self.what = what
+
+    def refuse(self, key: str, wanted: str) -> MetadataError:
+        return MetadataError(f"{self.what}: {key} must be {wanted}, got {self.raw[key]!r:.80}")
+
+    def integer(self, key: str, least: int, most: int) -> int:
+        value = self.raw[key]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise self.refuse(key, f"an integer from {least} to {most}")
+        return value
+
+    def choice(self, key: str, names: Iterable[str]) -> str:
+        value = self.raw[key]
+        if not isinstance(value, str) or value not in names:
+            raise self.refuse(key, f"one of {', '.join(names)}")
+        return value
+
+    def items(self, key: str) -> list[Any]:
+        value = self.raw[key]
+        if not isinstance(value, list):
+            raise self.refuse(key, "a list")
+        return value
+
+    def strings(self, key: str) -> dict[str, str]:
+        value = self.raw[key]
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise self.refuse(key, "an object of strings")
+        return value
+
+
+def _parse_block(raw: object, what: str) -> Block:
+    o = _Object(raw, what, ("count", "order", "paley", "q"))
+    count, order = o.integer("count", 1, MAX_NUMBER), o.integer("order", 1, MAX_NUMBER)
+    base = Construction(o.integer("paley", 0, 2), o.integer("q", 0, MAX_BASE))
+    if base.paley == 0 and base.q == 0:
+        fits = True
+    else:
+        residue = {1: 3, 2: 1}.get(base.paley, -1)
+        fits = base.q % 4 == residue and prime_power(base.q) is not None and base.order <= MAX_BASE
+    power, rest = divmod(order, base.order)
+    if not fits or rest or power & (power - 1) or power == 0:
+        raise MetadataError(
+            f"{what} must be a Hadamard matrix of spec section 6.3, got {raw!r:.120}"
+        )
+    return Block(count, order, base)
+
+
+def _parse_rotation(raw: object, cols: int, what: str) -> Rotation | None:
+    if raw is None:
+        return None
+    o = _Object(raw, what, ("seed", "blocks"))
+    seed = o.raw["seed"]
+    if not isinstance(seed, str) or not seed.isascii() or not seed.isdigit() or len(seed) > 20:
+        raise o.refuse("seed", "a string of decimal digits")
+    blocks = tuple(_parse_block(block, f"{what}, a block") for block in o.items("blocks"))
+    if int(seed) > MAX_SEED or sum(b.count * b.order for b in blocks) != cols:
+        raise MetadataError(
+            f"{what} must have a seed below 2^64 and blocks that cover {cols} columns"
+        )
+    return Rotation(int(seed), cols, blocks)
+
+
+def _parse_tensor(name: str, raw: object) -> PVQTensor:
+    what = f"tensor {name!r}"
+    keys = [
+        "shape",
+        "dtype",
+        "n",
+        "k",
+        "tail_k",
+        "order",
+        "block",
+        "gain_bits",
+        "levels",
+        "norm_exponent",
+        "rotation",
+    ]
+    o = _Object(raw, what, keys)
+    shape = o.items("shape")
+    good = all(isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in shape)
+    if not 2 <= len(shape) <= 64 or not good or prod(shape) >= 1 << 62:
+        raise o.refuse("shape", "a list of two counts or more")
+    n = o.integer("n", 1, min(MAX_GROUP, shape[-1]))
+    tail = shape[-1] % n
+    order = o.choice("order", ORDERS)
+    allotment = Allotment(
+        Grid(prod(shape[:-1]), shape[-1], n),
+        o.integer("k", 1, MAX_NUMBER),
+        o.integer("tail_k", 1 if tail else 0, MAX_NUMBER if tail else 0),
+        o.integer("gain_bits", 0, MAX_GAIN_BITS),
+    )
+    block = o.integer("block", 1, MAX_NUMBER) if order == "blocked" else o.integer("block", 0, 0)
+    rotation = _parse_rotation(o.raw["rotation"], shape[-1], f"{what}, rotation")
+    return PVQTensor(
+        shape=tuple(shape),
+        dtype=o.choice("dtype", DTYPES),
+        coding=Coding(allotment, order, block, rotation),
+        design=o.choice("levels", (*DESIGNS, FITTED)),
+        norm_exponent=o.integer("norm_exponent", -MAX_EXPONENT, MAX_EXPONENT),
+        index=np.zeros(0, np.uint8),
+        gain=np.zeros(0, np.uint8),
+        row_norm=np.zeros(0, np.float16),
+        levels=np.zeros((0, 0), np.float32),
+    )
+
+
+def is_compressed(header: Header) -> bool:
+    """Whether a file says that it was compressed by pvq_ref."""
+    return "pvq" in header.metadata
+
+
+def parse(header: Header) -> FileMetadata:
+    """Parse and check the metadata of a file. Raises MetadataError, VersionError."""
+    if not is_compressed(header):
+        raise MetadataError("the metadata must have the key pvq: this file isn't compressed")
+    try:
+        raw = parse_json(header.metadata["pvq"], "the metadata")
+    except HeaderError as error:
+        raise MetadataError(str(error)) from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise VersionError(f"format_version must be {FORMAT_VERSION}, got {version!r:.80}")
+    keys = ["format_version", "writer", "header_sha256", "source_metadata", "sha256", "tensors"]
+    o = _Object(raw, "the metadata", keys)
+    if not isinstance(o.raw["tensors"], dict):
+        raise o.refuse("tensors", "an object")
+    if not isinstance(o.raw["header_sha256"], str) or len(o.raw["header_sha256"]) != 64:
+        raise o.refuse("header_sha256", "64 hexadecimal digits")
+    tensors = {name: _parse_tensor(name, value) for name, value in o.raw["tensors"].items()}
+    stored = _check_entries(header, tensors)
+    hashes = o.strings("sha256")
+    if hashes.keys() != header.entries.keys():
+        raise MetadataError("sha256 must name every entry of the file, and no other")
+    return FileMetadata(
+        o.strings("source_metadata"),
+        hashes,
+        o.raw["header_sha256"],
+        tensors,
+        tuple(name for name in header.entries if name not in stored),
+    )
+
+
+def _check_entries(header: Header, tensors: dict[str, PVQTensor]) -> set[str]:
+    """Return the names of the entries of compressed tensors, all of them there and right."""
+    stored: set[str] = set()
+    for name, t in tensors.items():
+        if name in header.entries:
+            raise MetadataError(f"tensor {name!r} must not be there both compressed and plain")
+        for entry, dtype, shape in _sized_entries(name, t):
+            got = header.entries.get(entry)
+            if got is None or entry in stored or (got.dtype, got.shape) != (dtype, shape):
+                raise MetadataError(
+                    f"entry {entry!r} must be there once, {dtype} of shape {shape}, got {got}"
+                )
+            stored.add(entry)
+    return stored
+
+
+def _sized_entries(name: str, t: PVQTensor) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return a tensor's entries; refuse absurd pulses before anything is counted with them."""
+    # An index has at least log2(k) - 1 bits if n >= 2, so this much can be said without V(n,k);
+    # a pyramid whose V(n,k) has millions of bits can't be the source of a file of this world.
+    for n, k in ((t.grid.n, t.allotment.k), (t.grid.tail, t.allotment.tail_k)):
+        if min(n, k) * max(n, k).bit_length() > 1 << 20:
+            raise MetadataError(
+                f"tensor {name!r} must have n and k of a usable pyramid, got {n}, {k}"
+            )
+    return entries_of(name, t.shape, t.allotment)
+
+
+def check_header_hash(header: Header, metadata: FileMetadata) -> None:
+    """Raise IntegrityError if the header isn't the one that was written."""
+    field = hash_field(metadata.header_hash)
+    if header.raw.count(field) != 1:
+        raise IntegrityError("the header must hold its hash once, in canonical form")
+    emptied = header.raw.replace(field, hash_field(NO_HASH))
+    if hashlib.sha256(emptied).hexdigest() != metadata.header_hash:
+        raise IntegrityError(f"the header must have SHA-256 {metadata.header_hash}")
+
+
+def check_hash(name: str, digest: str, meta: FileMetadata) -> None:
+    """Raise IntegrityError if an entry's data isn't what was written."""
+    if digest != meta.hashes[name]:
+        raise IntegrityError(f"entry {name!r} must have SHA-256 {meta.hashes[name]}, got {digest}")
+
+
+def check_entry(reader: Reader, name: str, meta: FileMetadata) -> None:
+    """Read an entry through and check its hash."""
+    digest = hashlib.sha256()
+    for chunk in reader.chunks(name):
+        digest.update(chunk.data)
+    check_hash(name, digest.hexdigest(), meta)
+
+
+def with_fields(reader: Reader, name: str, bare: PVQTensor, meta: FileMetadata) -> PVQTensor:
+    """Return a tensor of an open file with its fields, hashes and values checked."""
+    fields: dict[str, Any] = {}
+    for part in PARTS:
+        entry = f"{name}_{part}"
+        fields[part] = reader.read(entry)
+        check_hash(entry, hashlib.sha256(fields[part].tobytes()).hexdigest(), meta)
+    tensor = replace(bare, **fields)
+    check_fields(tensor)
+    return tensor

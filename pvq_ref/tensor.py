@@ -1,0 +1,111 @@
+"""PVQTensor: a compressed tensor in memory (spec section 8)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from pvq_ref.errors import DTypeError, MetadataError, PayloadError
+from pvq_ref.groups import Coding
+from pvq_ref.packing import Bytes, check_padding
+from pvq_ref.rates import Allotment, Grid
+from pvq_ref.rotation import Rotation
+
+DTYPES = {
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+
+
+def dtype_name(dtype: DTypeLike) -> str:
+    """Return the safetensors name of a floating type, or raise DTypeError."""
+    for name, known in DTYPES.items():
+        if np.dtype(dtype) == known:
+            return name
+    raise DTypeError(f"type must be float16, bfloat16, float32 or float64, got {np.dtype(dtype)}")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Bits per weight (spec section 1): log2 V, whole bits, and every byte in the file."""
+
+    fractional: float
+    coded: float
+    file: float
+
+
+@dataclass(frozen=True)
+class PVQTensor:
+    """A compressed tensor: its parameters (spec section 9.3) and its fields (9.2).
+
+    shape and dtype are the source's; coding says how it is coded; design names the gain levels.
+    index and gain are bytes (uint8), row_norm is (rows,) float16, in units of 2^norm_exponent,
+    levels is (1 or 2, 2^gain_bits) float32: whole groups, then tails.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    coding: Coding
+    design: str
+    norm_exponent: int
+    index: Bytes
+    gain: Bytes
+    row_norm: NDArray[np.float16]
+    levels: NDArray[np.float32]
+
+    @property
+    def allotment(self) -> Allotment:
+        """Pulses and gain bits, and the sizes that follow from them."""
+        return self.coding.allotment
+
+    @property
+    def grid(self) -> Grid:
+        """Rows, columns and group size."""
+        return self.coding.allotment.grid
+
+    @property
+    def rotation(self) -> Rotation | None:
+        """The rotation of the rows, or None."""
+        return self.coding.rotation
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file, header aside."""
+        return self.allotment.size
+
+    @cached_property
+    def rates(self) -> Rates:
+        """The three rates in bits per weight."""
+        a = self.allotment
+        return Rates(a.fractional_rate, a.coded_rate, a.file_rate)
+
+    def save(self, path: str | PathLike[str], name: str = "weight") -> None:
+        """Write a file with this tensor alone; `pvq_ref.load` reads it. Raises OutputError."""
+        from pvq_ref.checkpoint import save_tensor  # files are above tensors
+
+        save_tensor(path, name, self)
+
+
+def check_fields(t: PVQTensor) -> None:
+    """Raise MetadataError or PayloadError if sizes, norms, levels or padding break the spec."""
+    a = t.allotment
+    sizes = {
+        "index": (t.index.shape, (a.index_size,)),
+        "gain": (t.gain.shape, (a.gain_size,)),
+        "row_norm": (t.row_norm.shape, (a.grid.rows,)),
+        "levels": (t.levels.shape, (a.level_rows, 1 << a.gain_bits)),
+    }
+    for name, (got, expected) in sizes.items():
+        if got != expected:
+            raise MetadataError(f"{name} must be of shape {expected}, got {got}")
+    if not np.isfinite(t.row_norm).all() or np.signbit(t.row_norm).any():
+        raise PayloadError("row_norm must be finite and not negative")
+    if not np.isfinite(t.levels).all() or (np.diff(t.levels, axis=1) < 0).any():
+        raise PayloadError("levels must be finite and ascend")
+    check_padding(t.index, a.grid.rows * a.row_index_bits, "index")
+    check_padding(t.gain, a.grid.rows * a.grid.groups * a.gain_bits, "gain")

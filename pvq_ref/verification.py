@@ -1,0 +1,223 @@
+"""Verification: hashes, ranges, a full decode, and the error against the original."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf, log10
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvq_ref import parsing
+from pvq_ref.container import Entry, Reader
+from pvq_ref.decoding import decoded_ranges
+from pvq_ref.errors import FormatError
+from pvq_ref.model import Model, open_model
+from pvq_ref.output import SUMS, file_hash, files_below, read_sums
+from pvq_ref.tensor import DTYPES, PVQTensor
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class TensorError:
+    """The error of one compressed tensor against its original."""
+
+    name: str
+    squared_error: float
+    squared_norm: float
+
+    @property
+    def db(self) -> float:
+        """10 log10(||W||² / ||W - Ŵ||²); infinite for no error."""
+        if self.squared_error == 0.0:
+            return inf
+        return 10 * log10(self.squared_norm / self.squared_error) if self.squared_norm else -inf
+
+
+@dataclass
+class Report:
+    """What verification found."""
+
+    compressed: int = 0
+    untouched: int = 0
+    problems: list[str] = field(default_factory=list)
+    errors: list[TensorError] = field(default_factory=list)
+
+    @property
+    def mean_db(self) -> float | None:
+        """Mean over tensors of the error in dB; tensors without error don't count."""
+        finite = [error.db for error in self.errors if np.isfinite(error.db)]
+        return float(np.mean(finite)) if finite else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report in the form that docs/cli.md describes."""
+        return {
+            "ok": not self.problems,
+            "compressed_tensors": self.compressed,
+            "untouched_tensors": self.untouched,
+            "problems": self.problems,
+            "mean_db": self.mean_db,
+            "tensors": [
+                {"name": e.name, "db": e.db if np.isfinite(e.db) else None} for e in self.errors
+            ],
+        }
+
+
+def verify(
+    path: str | PathLike[str],
+    against: str | PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    progress: Progress = lambda name, weights: None,
+) -> Report:
+    """Check a compressed file or folder: every hash, every range, every group decoded.
+
+    Parameters: path; against, the original model, to which decoded tensors are compared in the type
+    of the source, and untouched ones bit for bit; threads, all by default; progress, as in
+    `compress`. Returns a Report, whose list of problems is empty if all is well. Raises ModelError
+    if there is nothing to verify; what is wrong with a file is a problem in the report.
+    """
+    report = Report()
+    try:
+        model = open_model(fspath(path))
+    except FormatError as error:
+        report.problems.append(str(error))
+        return report
+    original = _Original(open_model(fspath(against)), report) if against is not None else None
+    if model.is_folder:
+        _check_sums(model, report)
+    for file in model.headers:
+        _verify_file(model, file, report, original, threads, progress)
+    if original:
+        original.check_complete()
+    return report
+
+
+def _check_sums(model: Model, report: Report) -> None:
+    if not (model.path / SUMS).is_file():
+        report.problems.append(f"{SUMS} is missing")
+        return
+    sums = read_sums(model.path)
+    for name in sorted(sums.keys() | set(files_below(model.path)) - {SUMS}):
+        path = model.path / name
+        if name not in sums:
+            report.problems.append(f"{name} isn't in {SUMS}")
+        elif not path.is_file():
+            report.problems.append(f"{name} is missing")
+        elif file_hash(path) != sums[name]:
+            report.problems.append(f"{name} doesn't have the SHA-256 that {SUMS} says")
+
+
+class _Original:
+    """The original model, and which of its tensors have been seen."""
+
+    def __init__(self, model: Model, report: Report) -> None:
+        self.model, self.report = model, report
+        self.entries = {entry.name: (file, entry) for file, entry in model.entries()}
+        self.unseen = set(self.entries)
+
+    def find(self, name: str, dtype: str, shape: tuple[int, ...]) -> tuple[str, Entry] | None:
+        """Return where a tensor is, or None, with a problem, if it isn't there as it should be."""
+        self.unseen.discard(name)
+        file, entry = self.entries.get(name, ("", None))
+        if entry is None or (entry.dtype, entry.shape) != (dtype, shape):
+            self.report.problems.append(
+                f"tensor {name!r} isn't in the original as {dtype} {list(shape)}"
+            )
+            return None
+        return file, entry
+
+    def compare_untouched(self, reader: Reader, name: str) -> None:
+        """Compare a tensor that wasn't compressed bit for bit."""
+        mine = reader.header.entries[name]
+        found = self.find(name, mine.dtype, mine.shape)
+        if found is None:
+            return
+        with Reader(self.model.file(found[0])) as other:
+            pairs = zip(reader.chunks(name), other.chunks(name), strict=True)
+            if not all(np.array_equal(a, b) for a, b in pairs):
+                self.report.problems.append(f"tensor {name!r} differs from the original")
+
+    def compare_decoded(
+        self, name: str, t: PVQTensor, ranges: Iterator[tuple[int, NDArray[Any]]]
+    ) -> None:
+        """Add up the error of a decoded tensor, range by range."""
+        found = self.find(name, t.dtype, t.shape)
+        error = norm = 0.0
+        if found is None:
+            for _ in ranges:
+                pass
+            return
+        with Reader(self.model.file(found[0])) as other:
+            for start, rows in ranges:
+                source = other.read_rows(name, start, start + len(rows)).astype(np.float64)
+                error += float(np.sum((source - rows.astype(np.float64)) ** 2))
+                norm += float(np.sum(source**2))
+        self.report.errors.append(TensorError(name, error, norm))
+
+    def check_complete(self) -> None:
+        """Report tensors of the original that the compressed model doesn't have."""
+        for name in sorted(self.unseen):
+            self.report.problems.append(f"tensor {name!r} of the original is missing")
+
+
+def _attempt(report: Report, where: str, check: Callable[[], None]) -> None:
+    """Run a check; what it raises about the file becomes a problem."""
+    try:
+        check()
+    except FormatError as error:
+        report.problems.append(f"{where}: {error}")
+
+
+def _verify_file(
+    model: Model,
+    file: str,
+    report: Report,
+    original: _Original | None,
+    threads: int | None,
+    progress: Progress,
+) -> None:
+    header = model.headers[file]
+    try:
+        meta = parsing.parse(header)
+    except FormatError as error:
+        report.problems.append(f"{file}: {error}")
+        return
+    _attempt(report, file, lambda: parsing.check_header_hash(header, meta))
+    with Reader(model.file(file)) as reader:
+        for name in meta.untouched:
+            report.untouched += 1
+            _attempt(report, file, partial(parsing.check_entry, reader, name, meta))
+            if original:
+                original.compare_untouched(reader, name)
+        for name, bare in meta.tensors.items():
+            report.compressed += 1
+            check = partial(_decode, reader, name, bare, meta, original, threads, progress)
+            _attempt(report, f"{file}: tensor {name!r}", check)
+
+
+def _decode(
+    reader: Reader,
+    name: str,
+    bare: PVQTensor,
+    meta: parsing.FileMetadata,
+    original: _Original | None,
+    threads: int | None,
+    progress: Progress,
+) -> None:
+    """Decode a whole tensor; compare it to the original's if there is one."""
+    tensor = parsing.with_fields(reader, name, bare, meta)
+
+    def ranges() -> Iterator[tuple[int, NDArray[Any]]]:
+        for start, rows in decoded_ranges(tensor, DTYPES[tensor.dtype], threads):
+            yield start, rows
+            progress(name, rows.size)
+
+    if original:
+        original.compare_decoded(name, tensor, ranges())
+    else:
+        for _ in ranges():
+            pass
