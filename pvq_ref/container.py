@@ -77,7 +77,9 @@ def parse_json(text: bytes | str, what: str) -> Any:
         raise HeaderError(f"{what} must be strict JSON, got {constant}")
 
     try:
-        return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
+        return value
     except HeaderError:
         raise
     except (ValueError, RecursionError) as error:

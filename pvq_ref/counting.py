@@ -19,12 +19,13 @@ from pvq_ref.errors import CapacityError, DomainError
 from pvq_ref.jit import kernel
 from pvq_ref.words import Words
 
+MAX_NUMBER = (1 << 31) - 1  # of n and k (spec section 12)
 MAX_TABLE_BYTES = 1 << 30  # above this a table is refused
 MAX_PREFIX_BYTES = 1 << 26  # above this prefix sums are stored at every second, fourth, … a only
 ORDERS = ("fischer", "opus", "blocked")
 
 
-def checked_integer(name: str, value: object, least: int, most: int = (1 << 31) - 1) -> int:
+def checked_integer(name: str, value: object, least: int, most: int = MAX_NUMBER) -> int:
     """Return an integer argument, or raise DomainError."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise DomainError(f"{name} must be an integer, got {value!r}")
@@ -75,8 +76,8 @@ def most_pulses(n: int, width: int) -> int:
         return 0
     if n == 1:
         return 1
-    low, high = 1, 2
-    while bits(n, high) <= width:
+    low, high = 1, 2  # low fits; high doesn't, or is beyond what can be stored
+    while high <= MAX_NUMBER and bits(n, high) <= width:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2

@@ -59,7 +59,7 @@ def _key(x: Point, z: Point) -> tuple[Fraction, Point]:
 def exact_search(x: list[float], z: Point, low: float, high: float, exponent: int) -> Point:
     """Return the point of greatest cosine with x, ties to the lexicographically greatest.
 
-    x is non-negative and not zero; z is any point of the pyramid; an optimum is nearest to s x
+    x is non-negative; z is any point of the pyramid with <x,z> > 0; an optimum is nearest to s x
     2^-exponent for a scale s from low to high.
     """
     integers, shift = _integers(x)

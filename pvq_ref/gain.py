@@ -208,8 +208,8 @@ class Cosines:
 def cosines(n: int, k: int) -> Cosines:
     """Return the mean cosine c(n,k) over the fixed sample of spec section 5.3."""
     groups = max(256, SAMPLE // n)
-    words = splitmix64(0, groups * n) >> np.uint64(11)
-    x = ndtri((words.astype(np.float64) + 0.5) * 2.0**-53).reshape(groups, n)
+    words = splitmix64(0, groups * n) >> np.uint64(12)
+    x = ndtri((words.astype(np.float64) + 0.5) * 2.0**-52).reshape(groups, n)
     cosine = optimal_gains(x, search_unchecked(x, k)) / np.sqrt(np.sum(x * x, axis=1))
     return Cosines(float(np.rint(cosine.mean() * 2**24)) / 2**24, float(np.mean(cosine**2)))
 

@@ -16,7 +16,7 @@ from pvq_ref.rotation import Rotation
 from pvq_ref.tensor import PVQTensor
 
 FORMAT_VERSION = 0
-MAX_EXPONENT = 1200  # of row norms; binary64 itself needs 1089
+MIN_EXPONENT, MAX_EXPONENT = -551, 497  # of row norms (spec section 8.2)
 PARTS = ("index", "gain", "row_norm", "levels")
 NO_HASH = "0" * 64
 
@@ -72,7 +72,7 @@ def object_of(t: PVQTensor) -> dict[str, object]:
 
 def longest_object(shape: tuple[int, ...], dtype: str, coding: Coding) -> dict[str, object]:
     """Return the longest object that a tensor of this coding can have, before it is encoded."""
-    return tensor_object(shape, dtype, coding, max((*DESIGNS, FITTED), key=len), -MAX_EXPONENT)
+    return tensor_object(shape, dtype, coding, max((*DESIGNS, FITTED), key=len), MIN_EXPONENT)
 
 
 def build_header(
@@ -82,20 +82,22 @@ def build_header(
     source_metadata: dict[str, str],
     size: int = 0,
 ) -> bytes:
-    """Return the header of a compressed file, with its own hash in it (spec section 9.4)."""
+    """Return the header of a compressed file of `size` bytes at least, its own hash in it."""
     pvq = {
         "format_version": FORMAT_VERSION,
         "writer": f"pvq_ref {__version__}",
-        "header_sha256": NO_HASH,
         "source_metadata": source_metadata,
         "sha256": hashes,
         "tensors": tensors,
     }
-    text = canonical_json(pvq)
-    header = header_bytes(entries, {"format": "pt", "pvq": text}, size)
-    return header.replace(hash_field(NO_HASH), hash_field(hashlib.sha256(header).hexdigest()), 1)
+    return _with_hash(entries, pvq, header_hash(entries, pvq, size), size)
 
 
-def hash_field(digits: str) -> bytes:
-    """Return the bytes of a header that hold its own hash."""
-    return f'\\"header_sha256\\":\\"{digits}\\"'.encode()
+def header_hash(entries: dict[str, Entry], pvq: dict[str, object], size: int) -> str:
+    """Return the hash of a header: of its bytes with zeros for the hash (spec section 9.4)."""
+    return hashlib.sha256(_with_hash(entries, pvq, NO_HASH, size)).hexdigest()
+
+
+def _with_hash(entries: dict[str, Entry], pvq: dict[str, object], digits: str, size: int) -> bytes:
+    text = canonical_json(pvq | {"header_sha256": digits})
+    return header_bytes(entries, {"format": "pt", "pvq": text}, size)

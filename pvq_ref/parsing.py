@@ -5,6 +5,7 @@ sizes that follow from parameters, hashes.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
@@ -12,8 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from pvq_ref.container import Header, Reader, parse_json
-from pvq_ref.counting import ORDERS
+from pvq_ref.container import (
+    NUMPY_TYPES,
+    Header,
+    Reader,
+    canonical_json,
+    header_bytes,
+    layout,
+    parse_json,
+)
+from pvq_ref.counting import MAX_NUMBER, ORDERS
 from pvq_ref.errors import HeaderError, IntegrityError, MetadataError, VersionError
 from pvq_ref.gain import DESIGNS, FITTED, MAX_GAIN_BITS
 from pvq_ref.groups import Coding
@@ -21,17 +30,16 @@ from pvq_ref.hadamard import MAX_BASE, Block, Construction, prime_power
 from pvq_ref.metadata import (
     FORMAT_VERSION,
     MAX_EXPONENT,
-    NO_HASH,
+    MIN_EXPONENT,
     PARTS,
     entries_of,
-    hash_field,
+    header_hash,
 )
 from pvq_ref.rates import Allotment, Grid
 from pvq_ref.rotation import MAX_SEED, Rotation
 from pvq_ref.tensor import DTYPES, PVQTensor, check_fields
 
 MAX_GROUP = 4096
-MAX_NUMBER = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,6 @@ class FileMetadata:
 
     source_metadata: dict[str, str]
     hashes: dict[str, str]
-    header_hash: str
     tensors: dict[str, PVQTensor]
     untouched: tuple[str, ...]
 
@@ -105,8 +112,8 @@ def _parse_rotation(raw: object, cols: int, what: str) -> Rotation | None:
         return None
     o = _Object(raw, what, ("seed", "blocks"))
     seed = o.raw["seed"]
-    if not isinstance(seed, str) or not seed.isascii() or not seed.isdigit() or len(seed) > 20:
-        raise o.refuse("seed", "a string of decimal digits")
+    if not isinstance(seed, str) or re.fullmatch("0|[1-9][0-9]{0,19}", seed) is None:
+        raise o.refuse("seed", "a string of decimal digits without leading zeros")
     blocks = tuple(_parse_block(block, f"{what}, a block") for block in o.items("blocks"))
     if int(seed) > MAX_SEED or sum(b.count * b.order for b in blocks) != cols:
         raise MetadataError(
@@ -151,7 +158,7 @@ def _parse_tensor(name: str, raw: object) -> PVQTensor:
         dtype=o.choice("dtype", DTYPES),
         coding=Coding(allotment, order, block, rotation),
         design=o.choice("levels", (*DESIGNS, FITTED)),
-        norm_exponent=o.integer("norm_exponent", -MAX_EXPONENT, MAX_EXPONENT),
+        norm_exponent=o.integer("norm_exponent", MIN_EXPONENT, MAX_EXPONENT),
         index=np.zeros(0, np.uint8),
         gain=np.zeros(0, np.uint8),
         row_norm=np.zeros(0, np.float16),
@@ -164,35 +171,64 @@ def is_compressed(header: Header) -> bool:
     return "pvq" in header.metadata
 
 
-def parse(header: Header) -> FileMetadata:
-    """Parse and check the metadata of a file. Raises MetadataError, VersionError."""
-    if not is_compressed(header):
-        raise MetadataError("the metadata must have the key pvq: this file isn't compressed")
+def _check_canonical(header: Header) -> None:
+    """Raise HeaderError unless the header has the one form that spec section 9.1 allows."""
+    wanted = [(e.name, e.dtype, e.shape) for e in header.entries.values()]
+    canonical = header_bytes(layout(wanted), header.metadata, len(header.raw))
+    unknown = [e for e in header.entries.values() if e.dtype not in NUMPY_TYPES]
+    if canonical != header.raw or unknown:
+        raise HeaderError("the header of a compressed file must be canonical")
+
+
+def _read_object(text: str) -> dict[str, Any]:
+    """Return the object `pvq`; raise MetadataError unless it is canonical JSON."""
     try:
-        raw = parse_json(header.metadata["pvq"], "the metadata")
+        raw = parse_json(text, "the metadata")
     except HeaderError as error:
         raise MetadataError(str(error)) from None
-    version = raw.get("format_version") if isinstance(raw, dict) else None
-    if version != FORMAT_VERSION or isinstance(version, bool):
+    if not isinstance(raw, dict) or canonical_json(raw) != text:
+        raise MetadataError("the metadata must be a canonical JSON object")
+    return raw
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def parse(header: Header) -> FileMetadata:
+    """Parse and check the metadata of a file, and the hash of its header.
+
+    Raises HeaderError, MetadataError, VersionError, IntegrityError, in spec section 11's order.
+    """
+    if not is_compressed(header):
+        raise MetadataError("the metadata must have the key pvq: this file isn't compressed")
+    _check_canonical(header)
+    raw = _read_object(header.metadata["pvq"])
+    version = raw.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise MetadataError(f"format_version must be an integer, got {version!r:.80}")
+    if version != FORMAT_VERSION:
         raise VersionError(f"format_version must be {FORMAT_VERSION}, got {version!r:.80}")
+    if header.metadata != {"format": "pt", "pvq": header.metadata["pvq"]}:
+        raise MetadataError("the metadata must have format pt and pvq, and no other key")
     keys = ["format_version", "writer", "header_sha256", "source_metadata", "sha256", "tensors"]
     o = _Object(raw, "the metadata", keys)
+    if not isinstance(o.raw["writer"], str):
+        raise o.refuse("writer", "a string")
+    if not _is_hash(o.raw["header_sha256"]):
+        raise o.refuse("header_sha256", "64 lower-case hexadecimal digits")
+    source_metadata = o.strings("source_metadata")
+    if header_hash(header.entries, raw, len(header.raw)) != raw["header_sha256"]:
+        raise IntegrityError(f"the header must have SHA-256 {raw['header_sha256']}")
     if not isinstance(o.raw["tensors"], dict):
         raise o.refuse("tensors", "an object")
-    if not isinstance(o.raw["header_sha256"], str) or len(o.raw["header_sha256"]) != 64:
-        raise o.refuse("header_sha256", "64 hexadecimal digits")
     tensors = {name: _parse_tensor(name, value) for name, value in o.raw["tensors"].items()}
     stored = _check_entries(header, tensors)
     hashes = o.strings("sha256")
-    if hashes.keys() != header.entries.keys():
-        raise MetadataError("sha256 must name every entry of the file, and no other")
-    return FileMetadata(
-        o.strings("source_metadata"),
-        hashes,
-        o.raw["header_sha256"],
-        tensors,
-        tuple(name for name in header.entries if name not in stored),
-    )
+    if hashes.keys() != header.entries.keys() or not all(map(_is_hash, hashes.values())):
+        raise MetadataError("sha256 must have the hash of every entry of the file, and no other")
+    untouched = tuple(name for name in header.entries if name not in stored)
+    return FileMetadata(source_metadata, hashes, tensors, untouched)
 
 
 def _check_entries(header: Header, tensors: dict[str, PVQTensor]) -> set[str]:
@@ -221,16 +257,6 @@ def _sized_entries(name: str, t: PVQTensor) -> list[tuple[str, str, tuple[int, .
                 f"tensor {name!r} must have n and k of a usable pyramid, got {n}, {k}"
             )
     return entries_of(name, t.shape, t.allotment)
-
-
-def check_header_hash(header: Header, metadata: FileMetadata) -> None:
-    """Raise IntegrityError if the header isn't the one that was written."""
-    field = hash_field(metadata.header_hash)
-    if header.raw.count(field) != 1:
-        raise IntegrityError("the header must hold its hash once, in canonical form")
-    emptied = header.raw.replace(field, hash_field(NO_HASH))
-    if hashlib.sha256(emptied).hexdigest() != metadata.header_hash:
-        raise IntegrityError(f"the header must have SHA-256 {metadata.header_hash}")
 
 
 def check_hash(name: str, digest: str, meta: FileMetadata) -> None:

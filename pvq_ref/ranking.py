@@ -40,9 +40,9 @@ _ONE = np.uint64(1)
 def _first_off_pyramid(y: NDArray[np.int32], k: int) -> int:
     """Return the first row whose l1 norm isn't k, or -1."""
     for row in range(y.shape[0]):
-        total = 0
+        total = np.int64(0)
         for value in y[row]:
-            total += abs(int(value))
+            total += abs(np.int64(value))  # in 64 bits: -2^31 has no magnitude in 32
         if total != k:
             return row
     return -1

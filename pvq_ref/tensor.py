@@ -104,7 +104,7 @@ def check_fields(t: PVQTensor) -> None:
         if got != expected:
             raise MetadataError(f"{name} must be of shape {expected}, got {got}")
     if not np.isfinite(t.row_norm).all() or np.signbit(t.row_norm).any():
-        raise PayloadError("row_norm must be finite and not negative")
+        raise PayloadError("row_norm must be finite, without a sign")
     if not np.isfinite(t.levels).all() or (np.diff(t.levels, axis=1) < 0).any():
         raise PayloadError("levels must be finite and ascend")
     check_padding(t.index, a.grid.rows * a.row_index_bits, "index")

@@ -1,0 +1,75 @@
+"""The kernel cache: never stale, never in the way."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pvq_ref
+
+CALL = "import numpy as np, pvq_ref; print(pvq_ref.rank(np.array([[1, -1]], np.int32))[0, 0])"
+
+
+def run(code, folder, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)} | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package, to be edited."""
+    source = Path(pvq_ref.__file__).parent
+    shutil.copytree(source, tmp_path / "pvq_ref", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_an_edited_helper_in_another_file_recompiles(copy):
+    assert run(CALL, copy).stdout == "3\n"
+    helper = copy / "pvq_ref" / "fischer.py"
+    text = helper.read_text()
+    changed = text.replace("total = np.uint64(0)", "total = np.uint64(2)", 1)
+    assert changed != text
+    helper.write_text(changed)
+    assert run(CALL, copy).stdout == "1\n"
+
+
+def test_kernels_are_cached_on_disk(copy):
+    run(CALL, copy)
+    cached = list((copy / "pvq_ref" / "__pycache__" / "kernels").glob("*.nbc"))
+    assert cached
+    times = {path: path.stat().st_mtime_ns for path in cached}
+    run(CALL, copy)
+    assert {path: path.stat().st_mtime_ns for path in cached} == times
+
+
+def test_without_a_writable_directory_kernels_work_with_a_warning(copy):
+    (copy / "file").write_text("not a directory")
+    code = "import pvq_ref.jit as j; j._writable = lambda path: False; " + CALL
+    done = run(code, copy)
+    assert done.stdout == "3\n"
+    assert done.stderr.count("no directory is writable for compiled kernels") == 1
+
+
+def test_a_directory_can_be_named(copy, tmp_path):
+    run(CALL, copy, NUMBA_CACHE_DIR=str(tmp_path / "named"))
+    assert list((tmp_path / "named").rglob("*.nbc"))
+    assert not (copy / "pvq_ref" / "__pycache__" / "kernels").exists()
+
+
+def test_importing_the_package_imports_nothing_heavy(copy):
+    code = "import sys, pvq_ref; print(sorted({'numba', 'numpy', 'scipy'} & set(sys.modules)))"
+    assert run(code, copy).stdout == "[]\n"
+
+
+def test_importing_the_oracle_imports_nothing_heavy(copy):
+    code = "import sys, pvq_ref.oracle; print(sorted({'numba', 'numpy'} & set(sys.modules)))"
+    assert run(code, copy).stdout == "[]\n"

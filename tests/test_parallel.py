@@ -1,0 +1,56 @@
+"""Ranges over threads."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from pvq_ref.errors import DomainError
+from pvq_ref.parallel import map_ranges, thread_count
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("total", [0, 1, 9, 10, 95])
+def test_ranges_cover_everything_in_order(threads, total):
+    got = list(map_ranges(lambda a, b: (a, b), total, 10, threads))
+    assert got == [(a, min(a + 10, total)) for a in range(0, total, 10)]
+
+
+def test_an_error_comes_through_and_stops_the_rest():
+    done = []
+
+    def work(start, stop):
+        if start == 3:
+            raise KeyError("three")
+        time.sleep(0.01)
+        done.append(start)
+
+    with pytest.raises(KeyError, match="three"):
+        list(map_ranges(work, 1000, 1, 2))
+    assert len(done) < 20
+
+
+def test_results_do_not_pile_up():
+    seen = []
+    results = map_ranges(lambda a, b: seen.append(a), 100, 1, 2)
+    next(results)
+    time.sleep(0.05)
+    assert len(seen) <= 6
+    results.close()
+
+
+def test_threads_are_gone_afterwards():
+    before = threading.active_count()
+    list(map_ranges(lambda a, b: a, 10, 1, 4))
+    assert threading.active_count() == before
+
+
+def test_all_threads_by_default():
+    assert thread_count(None) == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("bad", [0, -1, 2.0, 5000])
+def test_refused(bad):
+    with pytest.raises(DomainError, match="threads must be"):
+        thread_count(bad)
