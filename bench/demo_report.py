@@ -6,7 +6,7 @@
 Sizes are counted from the files and errors from the numbers in them, with plain arithmetic and
 nothing of pvq_ref. A compressed tensor NAME is stored as NAME_index, NAME_gain, NAME_row_norm and
 NAME_levels. Bits per weight count every byte of the compressed file that is neither its header nor
-a tensor kept as it was. The error of a tensor W is 10 log10(‖restored − W‖² / ‖W‖²) dB.
+a tensor kept as it was. The quality of a tensor W is 10 log10(‖W‖² / ‖W − restored‖²) dB.
 """
 
 import argparse
@@ -77,25 +77,28 @@ def measure_sizes(file_bytes: int, original: Header, compressed: Header) -> Size
     return Sizes(file_bytes, compressed.bytes, untouched, weights)
 
 
-def measure_errors(original: Path, restored: Path, names: list[str]) -> dict[str, float]:
-    """Return the error of each tensor in dB, reading one tensor at a time."""
+def measure_quality(original: Path, restored: Path, names: list[str]) -> dict[str, float]:
+    """Return signal over error of each tensor in dB, reading one tensor at a time."""
     with safe_open(original, "np") as before, safe_open(restored, "np") as after:
-        return {name: error_db(before.get_tensor(name), after.get_tensor(name)) for name in names}
+        return {
+            name: signal_over_error_db(before.get_tensor(name), after.get_tensor(name))
+            for name in names
+        }
 
 
-def error_db(before: Array, after: Array) -> float:
-    """Return the relative squared error in dB: -inf for equal tensors."""
+def signal_over_error_db(before: Array, after: Array) -> float:
+    """Return squared signal over squared error in dB: inf for equal tensors."""
     if before.shape != after.shape or before.dtype != after.dtype:
         raise SystemExit(f"{before.dtype}{before.shape} was restored as {after.dtype}{after.shape}")
     exact = before.astype(np.float64)
     error = float(np.sum((after.astype(np.float64) - exact) ** 2))
     energy = float(np.sum(exact**2))
-    return 10 * math.log10(error / energy) if error else -math.inf
+    return 10 * math.log10(energy / error) if error else math.inf
 
 
-def print_report(original_bytes: int, sizes: Sizes, errors: dict[str, float]) -> None:
+def print_report(original_bytes: int, sizes: Sizes, quality: dict[str, float]) -> None:
     """Print one line per figure."""
-    worst = max(errors, key=errors.__getitem__)
+    worst = min(quality, key=quality.__getitem__)
 
     def part(count: int) -> str:
         return f"{count:>13,} bytes {100 * count / sizes.file:6.2f} %"
@@ -104,13 +107,15 @@ def print_report(original_bytes: int, sizes: Sizes, errors: dict[str, float]) ->
     print(
         f"compressed file      {part(sizes.file)}, {original_bytes / sizes.file:.2f} times smaller"
     )
-    print(f"  compressed tensors {part(sizes.compressed)}, {len(errors)} tensors")
+    print(f"  compressed tensors {part(sizes.compressed)}, {len(quality)} tensors")
     print(f"  untouched tensors  {part(sizes.untouched)}")
     print(f"  header             {part(sizes.header)}")
     print(f"compressed weights   {sizes.weights:>13,}")
     print(f"bits per weight      {8 * sizes.compressed / sizes.weights:>13.4f}")
-    print(f"mean error           {sum(errors.values()) / len(errors):>13.2f} dB")
-    print(f"largest error        {errors[worst]:>13.2f} dB, {worst}")
+    print(
+        f"signal over error    {sum(quality.values()) / len(quality):>13.2f} dB, mean over tensors"
+    )
+    print(f"  least              {quality[worst]:>13.2f} dB, {worst}")
 
 
 def main() -> None:
@@ -128,7 +133,7 @@ def main() -> None:
     if not names:
         raise SystemExit(f"{compressed}: no tensor in it is compressed")
     sizes = measure_sizes(compressed.stat().st_size, *headers)
-    print_report(original.stat().st_size, sizes, measure_errors(original, restored, names))
+    print_report(original.stat().st_size, sizes, measure_quality(original, restored, names))
 
 
 if __name__ == "__main__":

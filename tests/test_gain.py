@@ -153,6 +153,18 @@ def test_fitted_levels_are_near_the_best_ones():
     assert error(got) < 1.5 * error(ref)
 
 
+@pytest.mark.parametrize("gain_bits", range(9))
+def test_fitted_levels_are_as_good_as_those_of_the_law_on_its_own_gains(gain_bits):
+    law = BetaLaw(32, 576)
+    gains = law.quantile(np.random.default_rng(5).random(30_000))
+
+    def error(levels):
+        return np.sum((gains - levels[nearest_levels(gains, levels)]) ** 2)
+
+    lloyd_max = law_levels("lloyd-max", law, gain_bits).astype(np.float32)
+    assert error(fitted_levels(gains, gain_bits)) <= 1.01 * error(lloyd_max)
+
+
 @given(st.lists(st.floats(0, 2, width=32), min_size=4, max_size=4), st.floats(-1, 3))
 def test_nearest_level_equals_oracle(levels, g):
     levels = sorted(levels)
