@@ -40,10 +40,18 @@ def _size(count: int) -> str:
     return f"{count} bytes"
 
 
+def _announce_compilation(args: argparse.Namespace) -> None:
+    """Say on stderr why the first run takes longer."""
+    from pvq_ref.jit import is_cold
+
+    if not args.quiet and is_cold():
+        print("pvq-ref: compiling kernels, once on this machine …", file=sys.stderr)
+
+
 class _Bar:
     """Progress on stderr, when that is a terminal: tensor, weights per second, time left."""
 
-    def __init__(self, args: argparse.Namespace, total: int) -> None:
+    def __init__(self, args: argparse.Namespace, total: int | None) -> None:
         from tqdm import tqdm
 
         hidden = True if args.quiet else None  # None: hidden unless stderr is a terminal
@@ -127,6 +135,7 @@ def _compress(args: argparse.Namespace) -> int:
         _say(args, *_total_lines(plan, done=False))
         _emit(args, plan.as_json())
         return OK
+    _announce_compilation(args)
     began = time.monotonic()
     with _Bar(args, plan.weights) as bar:
         result = run(model, plan, target, args.threads, args.force, bar)
@@ -157,6 +166,7 @@ def _decompress(args: argparse.Namespace) -> int:
     for header in open_model(args.model).headers.values():
         tensors |= parsing.parse(header).tensors
     weights = sum(prod(t.shape) for t in tensors.values())
+    _announce_compilation(args)
     began = time.monotonic()
     with _Bar(args, weights) as bar:
         decompress(args.model, args.out, threads=args.threads, force=args.force, progress=bar)
@@ -181,7 +191,8 @@ def _verify(args: argparse.Namespace) -> int:
     from pvq_ref.verification import verify
 
     thread_count(args.threads)
-    with _Bar(args, 0) as bar:
+    _announce_compilation(args)
+    with _Bar(args, None) as bar:
         report = verify(args.model, args.against, threads=args.threads, progress=bar)
     for error in report.errors:
         _say(args, f"{error.name}  {error.db:.2f} dB")

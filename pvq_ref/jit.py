@@ -63,6 +63,12 @@ def cache_directory() -> Path | None:
     return None
 
 
+def is_cold() -> bool:
+    """Whether no kernel has been compiled yet into the cache directory."""
+    directory = cache_directory()
+    return directory is None or not any(directory.glob("*.nbi"))
+
+
 class _Locator(_CacheLocator):  # type: ignore[misc]
     """Where a kernel's cache lies, and what it depends on."""
 
