@@ -1,6 +1,7 @@
 """Checkpoints: compress and decompress models of files and folders (spec section 9.5)."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -14,11 +15,12 @@ from pvq_ref import metadata, parsing
 from pvq_ref.container import Header, Reader, Writer, header_bytes, layout, read_header
 from pvq_ref.decoding import decoded_ranges
 from pvq_ref.encoding import encode
-from pvq_ref.errors import IntegrityError, ModelError, NonFiniteError, PVQError
+from pvq_ref.errors import IntegrityError, ModelError, NonFiniteError, OutputError, PVQError
 from pvq_ref.model import CONFIG, Model, open_model, rebuilt_index, write_json
-from pvq_ref.output import check_free, whole, write_sums
+from pvq_ref.output import check_free, target_path, whole, write_sums
+from pvq_ref.parallel import thread_count
 from pvq_ref.plan import Plan, Settings, TensorPlan, make_plan
-from pvq_ref.tensor import DTYPES, PVQTensor
+from pvq_ref.tensor import DTYPES, PVQTensor, check_fields
 
 Progress = Callable[[str, int], None]  # name of the tensor, weights done since the last call
 AnyPath = str | PathLike[str]
@@ -70,14 +72,16 @@ def compress(
         bits, embed_bits, group, gain_bits, order, block, seed, rotate, design, include, exclude
     )
     model = open_model(fspath(src))
-    return run(model, make_plan(model, settings), Path(dst), threads, force, progress)
+    return run(model, make_plan(model, settings), target_path(dst), threads, force, progress)
 
 
 def run(
     model: Model, plan: Plan, target: Path, threads: int | None, force: bool, progress: Progress
 ) -> Result:
     """Carry out a plan."""
+    thread_count(threads)
     check_target(model, target, force)
+    _check_names(plan)
     headers: dict[str, Header] = {}
     with whole(target, force, folder=model.is_folder) as partial:
         for file, source in model.headers.items():
@@ -104,13 +108,29 @@ def _config(plan: Plan) -> dict[str, Any]:
 
 
 def check_target(model: Model, target: Path, force: bool) -> None:
-    """Raise OutputError for an output that exists or can't be, ModelError for one inside its
-    source.
-    """
-    check_free(target, force)
+    """Raise OutputError for an output that exists or can't be, or that touches its source."""
+    check_free(target, force, folder=model.is_folder)
     source, output = model.path.resolve(), target.resolve()
-    if output == source or (model.is_folder and source in output.parents):
-        raise ModelError(f"the output must be outside the source, got {target}")
+    if output == source or source in output.parents or output in source.parents:
+        raise OutputError(f"the output must be outside its source, and not around it, got {target}")
+
+
+def _check_names(plan: Plan) -> None:
+    """Raise ModelError if a tensor has a name that a compressed one's fields need."""
+    names = [name for t in plan.tensors for name, _, _ in _entries_of(t)]
+    if len(set(names)) < len(names):
+        clash = sorted(name for name, count in Counter(names).items() if count > 1)
+        raise ModelError(
+            f"the model must not have names like those of packed fields, got {clash[0]!r}"
+        )
+
+
+def _entries_of(t: TensorPlan) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return the entries that a tensor gets in the output."""
+    e = t.entry
+    if t.coding is None:
+        return [(e.name, e.dtype, e.shape)]
+    return metadata.entries_of(e.name, e.shape, t.coding.allotment)
 
 
 def _compress_file(
@@ -122,14 +142,7 @@ def _compress_file(
     threads: int | None,
     progress: Progress,
 ) -> None:
-    wanted = []
-    for t in tensors:
-        e = t.entry
-        coded = t.coding and metadata.entries_of(e.name, e.shape, t.coding.allotment)
-        wanted += coded or [(e.name, e.dtype, e.shape)]
-    if len({name for name, _, _ in wanted}) < len(wanted):
-        raise ModelError(f"{source.name} must not have names that end like those of packed fields")
-    entries = layout(wanted)
+    entries = layout([one for t in tensors for one in _entries_of(t)])
     objects: dict[str, dict[str, object]] = {}
     template = {
         t.entry.name: metadata.longest_object(t.entry.shape, t.entry.dtype, t.coding)
@@ -204,9 +217,10 @@ def decompress(
     rest as in `compress`. Hashes are checked on the way. Raises ModelError, FormatError and its
     children, OutputError, and leaves nothing behind then.
     """
+    thread_count(threads)
     model = open_model(fspath(src))
     parsed = {file: parsing.parse(header) for file, header in model.headers.items()}
-    target = Path(dst)
+    target = target_path(dst)
     check_target(model, target, force)
     headers = {}
     with whole(target, force, folder=model.is_folder) as partial:
@@ -226,6 +240,7 @@ def _decompress_file(
     source: Path, target: Path, meta: parsing.FileMetadata, threads: int | None, progress: Progress
 ) -> None:
     with Reader(source) as reader:
+        parsing.check_entries(reader, meta)
         untouched = [reader.header.entries[name] for name in meta.untouched]
         wanted = [(e.name, e.dtype, e.shape) for e in untouched]
         entries = layout(wanted + [(name, t.dtype, t.shape) for name, t in meta.tensors.items()])
@@ -273,13 +288,16 @@ def load(path: AnyPath) -> dict[str, PVQTensor | NDArray[Any]]:
             for name in meta.untouched:
                 parsing.check_entry(reader, name, meta)
                 tensors[name] = reader.read(name)
+    for tensor in tensors.values():
+        if isinstance(tensor, PVQTensor):
+            check_fields(tensor)
     return tensors
 
 
 def save_tensor(path: AnyPath, name: str, tensor: PVQTensor) -> None:
     """Write a file that holds one compressed tensor. Raises OutputError."""
-    target = Path(path)
-    check_free(target, force=False)
+    target = target_path(path)
+    check_free(target, force=False, folder=False)
     entries = layout(metadata.entries_of(name, tensor.shape, tensor.allotment))
     objects = {name: metadata.object_of(tensor)}
     blank = dict.fromkeys(entries, metadata.NO_HASH)

@@ -92,18 +92,18 @@ def _is_count(value: object) -> bool:
 
 def _entry(name: str, raw: object) -> Entry:
     if not isinstance(raw, dict) or not {"dtype", "shape", "data_offsets"} <= raw.keys():
-        raise HeaderError(f"entry {name!r} must have dtype, shape and data_offsets")
+        raise HeaderError(f"entry {name!r:.80} must have dtype, shape and data_offsets")
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise HeaderError(f"entry {name!r} must have a known dtype, got {dtype!r}")
+        raise HeaderError(f"entry {name!r:.80} must have a known dtype, got {dtype!r}")
     if not isinstance(shape, list) or len(shape) > 64 or not all(map(_is_count, shape)):
-        raise HeaderError(f"entry {name!r} must have a shape of counts, got {shape!r:.80}")
+        raise HeaderError(f"entry {name!r:.80} must have a shape of counts, got {shape!r:.80}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
-        raise HeaderError(f"entry {name!r} must have two offsets, got {offsets!r:.80}")
+        raise HeaderError(f"entry {name!r:.80} must have two offsets, got {offsets!r:.80}")
     start, stop = offsets
     if (stop - start) * 8 != prod(shape) * BITS[dtype]:
         raise HeaderError(
-            f"entry {name!r} must have the bytes of {dtype} {shape}, got {stop - start}"
+            f"entry {name!r:.80} must have the bytes of {dtype} {shape}, got {stop - start}"
         )
     return Entry(name, dtype, tuple(shape), start, stop)
 
@@ -135,7 +135,10 @@ def read_header(path: Path) -> Header:
         text = file.read(length)
     if len(text) < length:
         raise HeaderError(f"{path.name} must not change while it is read")
-    raw = parse_json(text, f"the header of {path.name}")
+    try:
+        raw = parse_json(text.decode(), f"the header of {path.name}")
+    except UnicodeDecodeError as error:
+        raise HeaderError(f"the header of {path.name} must be UTF-8: {error}") from None
     if not text.startswith(b"{") or not isinstance(raw, dict):
         raise HeaderError(f"the header of {path.name} must be a JSON object")
     metadata = raw.pop("__metadata__", {})
@@ -145,7 +148,9 @@ def read_header(path: Path) -> Header:
     end = 0
     for entry in entries:
         if entry.start != end:
-            raise HeaderError(f"entry {entry.name!r} must begin at byte {end}, got {entry.start}")
+            raise HeaderError(
+                f"entry {entry.name!r:.80} must begin at byte {end}, got {entry.start}"
+            )
         end = entry.stop
     if end != total - 8 - length:
         raise HeaderError(

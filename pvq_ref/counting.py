@@ -20,7 +20,7 @@ from pvq_ref.jit import kernel
 from pvq_ref.words import Words
 
 MAX_NUMBER = (1 << 31) - 1  # of n and k (spec section 12)
-MAX_TABLE_BYTES = 1 << 30  # above this a table is refused
+MAX_TABLE_BYTES = 1 << 28  # above this a table is refused
 MAX_PREFIX_BYTES = 1 << 26  # above this prefix sums are stored at every second, fourth, … a only
 ORDERS = ("fischer", "opus", "blocked")
 
@@ -146,19 +146,40 @@ def _refuse_above_limit(n: int, k: int, size: int) -> None:
         )
 
 
+def _prefix_count(levels: int, k: int, stride: int) -> int:
+    """Return how many prefix sums there are."""
+    whole, part = divmod(k + 1, stride)
+    return levels * (stride * whole * (whole + 1) // 2 + part * (whole + 1))
+
+
+def check_tables(n: int, k: int, order: str, block: int) -> int:
+    """Return the stride of the prefix sums that `tables` would store; count nothing else.
+
+    Raises DomainError for an unknown order, CapacityError for tables above MAX_TABLE_BYTES.
+    """
+    if order not in ORDERS:
+        raise DomainError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    _refuse_above_limit(n, k, 16 * (n + 1) * (k + 2))  # before V itself becomes too large
+    size = 8 * word_count(n, k)
+    _refuse_above_limit(n, k, 2 * size * (n + 1) * (k + 2))
+    levels = -(-n // block) - 1 if order == "blocked" else 0
+    stride = 1
+    while _prefix_count(levels, k, stride) * size > MAX_PREFIX_BYTES and stride <= k:
+        stride *= 2
+    _refuse_above_limit(n, k, _prefix_count(levels, k, stride) * size)
+    return stride
+
+
 @lru_cache(64)
 def tables(n: int, k: int, order: str, block: int) -> Tables:
     """Return the tables of P(n,k) for one of the orders; block counts for blocked only.
 
-    Raises DomainError for an unknown order, CapacityError for tables above 1 GiB.
+    Raises DomainError for an unknown order, CapacityError for tables above MAX_TABLE_BYTES.
     """
-    if order not in ORDERS:
-        raise DomainError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    stride = check_tables(n, k, order, block)
     blocked = order == "blocked" and n > block
     depth = block if blocked else n
-    _refuse_above_limit(n, k, 16 * (n + 1) * (k + 2))  # before V itself becomes too large
     inner_words, index_words = word_count(depth, k), word_count(n, k)
-    _refuse_above_limit(n, k, 16 * (n + 1) * (k + 2) * index_words)
     half = _half_counts(n, k)
     full = [[row[j] + row[j + 1] for j in range(k + 1)] + [0] for row in half]
 
@@ -178,20 +199,9 @@ def tables(n: int, k: int, order: str, block: int) -> Tables:
 
     after = list(range(n - block, 0, -block))  # coordinates left after each block that is split off
     rest = table([full[m] for m in after], index_words)
-    stride = 1
-    while (size := _prefix_size(len(after), k, stride)) * index_words * 8 > MAX_PREFIX_BYTES:
-        stride *= 2
-        if stride > k:
-            raise CapacityError(f"k must allow tables of {MAX_PREFIX_BYTES} bytes, got {k}")
     runs = np.arange(k + 1, dtype=np.int64) // stride + 1
     starts = np.concatenate(([0], np.cumsum(np.tile(runs, len(after)))[:-1]))
     start = np.ascontiguousarray(starts.reshape(len(after), k + 1))
-    prefix = np.zeros((size, index_words), np.uint64)
+    prefix = np.zeros((_prefix_count(len(after), k, stride), index_words), np.uint64)
     _fill_prefixes(prefix, start, rest, high[block], stride)
     return Tables(n, k, block, low, high, prefix, start, rest, stride, limit)
-
-
-def _prefix_size(levels: int, k: int, stride: int) -> int:
-    """Return how many prefix sums there are."""
-    whole, part = divmod(k + 1, stride)
-    return levels * (stride * whole * (whole + 1) // 2 + part * (whole + 1))

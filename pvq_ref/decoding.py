@@ -13,7 +13,7 @@ from pvq_ref.jit import kernel
 from pvq_ref.packing import unpack_from
 from pvq_ref.parallel import map_ranges
 from pvq_ref.ranking import check_indices, unrank_unchecked
-from pvq_ref.tensor import DTYPES, PVQTensor, check_fields, dtype_name
+from pvq_ref.tensor import DTYPES, PVQTensor, check_fields, dtype_name, round_to
 from pvq_ref.words import Words
 
 
@@ -81,7 +81,7 @@ def decoded_ranges(
         x = decode_rows(t, start, stop)
         if t.rotation is not None:
             t.rotation.inverse(x)
-        return start, x.astype(dtype)
+        return start, round_to(x, np.dtype(dtype))
 
     return map_ranges(work, t.grid.rows, rows_per_range(t.grid.cols), threads)
 

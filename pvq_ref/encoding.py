@@ -11,7 +11,7 @@ from math import frexp, prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pvq_ref.counting import ORDERS, bits, checked_integer
+from pvq_ref.counting import ORDERS, bits, check_tables, checked_integer
 from pvq_ref.errors import DomainError, NonFiniteError, ShapeError
 from pvq_ref.gain import (
     DESIGNS,
@@ -188,7 +188,10 @@ def coding_for(
     rotation = Rotation.of(max(1, shape[-1]), seed)
     if allotment is None:
         return None
-    return Coding(allotment, order, block, rotation if rotate else None)
+    coding = Coding(allotment, order, block, rotation if rotate else None)
+    for part in parts(allotment):
+        check_tables(part.n, part.k, order, block)
+    return coding
 
 
 def checked_design(design: str) -> str:

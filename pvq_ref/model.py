@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvq_ref.container import Entry, Header, parse_json, read_header
-from pvq_ref.errors import HeaderError, ModelError
+from pvq_ref.container import Entry, Header, read_header
+from pvq_ref.errors import ModelError
 from pvq_ref.output import SUMS, files_below
 
 INDEX = "model.safetensors.index.json"
@@ -44,10 +44,11 @@ class Model:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object; unlike in headers, Python's NaN and Infinity are taken, as configs do."""
     try:
-        value = parse_json(path.read_bytes(), path.name)
-    except HeaderError as error:
-        raise ModelError(str(error)) from None
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path.name} must be JSON: {error}") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path.name} must be a JSON object")
     return value

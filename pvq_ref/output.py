@@ -6,12 +6,14 @@ Everything is written to OUT.partial beside the output and then takes its place 
 
 import hashlib
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pvq_ref.errors import OutputError
+from pvq_ref.errors import MetadataError, OutputError
 
 SUMS = "SHA256SUMS"
 
@@ -23,20 +25,31 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def check_free(target: Path, force: bool) -> None:
-    """Raise OutputError if the output can't be made."""
-    if os.path.lexists(target) and not force:
-        raise OutputError(f"the output must not exist yet, got {target}; force replaces it")
+def target_path(target: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of an output; a link at its end stays a link."""
+    return Path(os.path.abspath(target))
+
+
+def check_free(target: Path, force: bool, *, folder: bool) -> None:
+    """Raise OutputError if the output can't be made, or shouldn't replace what is there."""
     if not target.parent.is_dir():
         raise OutputError(f"the folder of the output must exist, got {target.parent}")
+    if not os.path.lexists(target):
+        return
+    if not force:
+        raise OutputError(f"the output must not exist yet, got {target}; force replaces it")
+    if target.is_symlink():
+        return  # the link goes, and not what it leads to
+    if folder != target.is_dir():
+        raise OutputError(f"the output must replace its like, a folder or a file, got {target}")
+    if folder and any(target.iterdir()) and not any(target.glob("*.safetensors")):
+        raise OutputError(f"the output must not replace a folder without a model, got {target}")
 
 
 @contextmanager
 def whole(target: Path, force: bool, *, folder: bool) -> Iterator[Path]:
-    """Give a path to write to, an empty folder or a free file name; move it to the target at the
-    end.
-    """
-    check_free(target, force)
+    """Give a path to write to, an empty folder or a free name; move it to the target at the end."""
+    check_free(target, force, folder=folder)
     partial = target.with_name(target.name + ".partial")
     try:
         _remove(partial)
@@ -53,21 +66,23 @@ def whole(target: Path, force: bool, *, folder: bool) -> Iterator[Path]:
 
 
 def _replace(partial: Path, target: Path) -> None:
-    """Move the partial output to its place; an old one goes only when the new one stands."""
-    if not (target.is_dir() and not target.is_symlink()) and not partial.is_dir():
+    """Move the partial output to its place; an old folder goes only when the new one stands."""
+    if not target.is_dir() or not partial.is_dir() or target.is_symlink():
+        if target.is_symlink():
+            target.unlink()
         os.replace(partial, target)
-    elif os.path.lexists(target):
-        old = target.with_name(target.name + ".old")
-        _remove(old)
-        os.rename(target, old)
-        try:
-            os.rename(partial, target)
-        except OSError:
-            os.rename(old, target)
-            raise
-        _remove(old)
     else:
-        os.rename(partial, target)
+        aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            os.rename(target, aside / "old")
+            try:
+                os.rename(partial, target)
+            except BaseException:
+                os.rename(aside / "old", target)
+                raise
+        finally:
+            if target.is_dir():
+                _remove(aside)
     directory = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
@@ -82,10 +97,18 @@ def file_hash(path: Path) -> str:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Return the relative names of all files of a folder, hidden ones aside, sorted."""
-    found = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Return the relative names of all files of a folder, hidden ones aside, sorted.
+
+    Links to folders are followed, each real folder once.
+    """
+    found, seen = [], set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             (Path(root) / name).relative_to(folder).as_posix() for name in files if name[0] != "."
         ]
@@ -94,12 +117,33 @@ def files_below(folder: Path) -> list[str]:
 
 def write_sums(folder: Path) -> None:
     """Write SHA256SUMS of all files of a folder, in the form of sha256sum."""
-    lines = [f"{file_hash(folder / name)}  {name}\n" for name in files_below(folder)]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    lines = [_sum_line(file_hash(folder / name), name) for name in files_below(folder)]
+    (folder / SUMS).write_bytes(b"".join(lines))
+
+
+# As with sha256sum, a name with one of these is escaped, and its line begins with a backslash.
+_ESCAPES = ((b"\\", b"\\\\"), (b"\n", b"\\n"), (b"\r", b"\\r"))
+
+
+def _sum_line(digest: str, name: str) -> bytes:
+    raw = escaped = os.fsencode(name)
+    for plain, escape in _ESCAPES:
+        escaped = escaped.replace(plain, escape)
+    return (b"" if escaped == raw else b"\\") + digest.encode() + b"  " + escaped + b"\n"
+
+
+def _unescaped(name: bytes) -> bytes:
+    return re.sub(rb"\\(.)", lambda m: {b"n": b"\n", b"r": b"\r"}.get(m[1], m[1]), name)
 
 
 def read_sums(folder: Path) -> dict[str, str]:
-    """Return the hashes that SHA256SUMS names, {} for lines that aren't of its form."""
-    lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    pairs = (line.split("  ", 1) for line in lines)
-    return {pair[1]: pair[0] for pair in pairs if len(pair) == 2}
+    """Return the hashes that SHA256SUMS names. Raises MetadataError for lines of another form."""
+    sums = {}
+    for line in (folder / SUMS).read_bytes().split(b"\n")[:-1]:
+        match = re.fullmatch(rb"(\\?)([0-9a-f]{64})  (.+)", line, re.DOTALL)
+        if match is None:
+            raise MetadataError(
+                f"{SUMS} must have a hash and a name in each line, got {line!r:.80}"
+            )
+        sums[os.fsdecode(_unescaped(match[3]) if match[1] else match[3])] = match[2].decode()
+    return sums

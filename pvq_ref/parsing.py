@@ -37,7 +37,7 @@ from pvq_ref.metadata import (
 )
 from pvq_ref.rates import Allotment, Grid
 from pvq_ref.rotation import MAX_SEED, Rotation
-from pvq_ref.tensor import DTYPES, PVQTensor, check_fields
+from pvq_ref.tensor import DTYPES, PVQTensor
 
 MAX_GROUP = 4096
 
@@ -274,12 +274,16 @@ def check_entry(reader: Reader, name: str, meta: FileMetadata) -> None:
 
 
 def with_fields(reader: Reader, name: str, bare: PVQTensor, meta: FileMetadata) -> PVQTensor:
-    """Return a tensor of an open file with its fields, hashes and values checked."""
+    """Return a tensor of an open file with its fields, hashes checked, values not yet."""
     fields: dict[str, Any] = {}
     for part in PARTS:
         entry = f"{name}_{part}"
         fields[part] = reader.read(entry)
         check_hash(entry, hashlib.sha256(fields[part].tobytes()).hexdigest(), meta)
-    tensor = replace(bare, **fields)
-    check_fields(tensor)
-    return tensor
+    return replace(bare, **fields)
+
+
+def check_entries(reader: Reader, meta: FileMetadata) -> None:
+    """Check the hash of every entry of a file, before anything in it is decoded."""
+    for name in meta.hashes:
+        check_entry(reader, name, meta)

@@ -148,7 +148,7 @@ def make_plan(model: Model, settings: Settings) -> Plan:
         checked_target(settings.embed_bits, "embed_bits")
     checked_design(settings.design)
     entries = list(model.entries())
-    refuse_quantized(model.config, (entry for _, entry in entries))
+    refuse_quantized(model.config, model.headers.values())
     reasons = choose([entry for _, entry in entries], settings.include, settings.exclude)
     plan = Plan(settings, [_plan_tensor(file, e, reasons[e.name], settings) for file, e in entries])
     if not plan.compressed:

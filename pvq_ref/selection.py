@@ -9,17 +9,18 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pvq_ref.container import Entry
+from pvq_ref.container import Entry, Header
 from pvq_ref.errors import DomainError, ModelError
 from pvq_ref.tensor import DTYPES
 
 # The last component of a name is the parameter, the one before it the module: a.b.MODULE.PARAMETER.
 _EMBEDDING = re.compile(r"embed|^(wte|wpe|shared|tok_embeddings)$", re.IGNORECASE)
 _HEAD = re.compile(
-    r"^(lm_head|embed_out|output|output_layer|classifier|score|qa_outputs|decoder|.*_head|head)$"
+    r"^(lm_head|embed_out|output|output_layer|classifier|score|qa_outputs|decoder|vocab_projector"
+    r"|.*_head|head)$"
 )
 _NORM = re.compile(r"norm|^ln(_|\d|$)", re.IGNORECASE)
-_ROUTER = re.compile(r"router|^(gate|gating|wg)$", re.IGNORECASE)
+_ROUTER = re.compile(r"router|^((shared_)?expert_)?(gate|gating|wg)$", re.IGNORECASE)
 _BIAS = re.compile(r"bias", re.IGNORECASE)
 
 # Names under which the methods of today store what they have quantized.
@@ -39,10 +40,10 @@ def reason_to_leave(entry: Entry) -> str | None:
     parts = entry.name.split(".")
     module = parts[-2] if len(parts) > 1 else parts[-1]
     rules = (
-        ("bias", _BIAS.search(parts[-1])),
+        ("bias", _BIAS.search(parts[-1]) or _BIAS.search(module)),
         ("embedding", _EMBEDDING.search(module) or _EMBEDDING.search(parts[-1])),
         ("norm", _NORM.search(module)),
-        ("router", _ROUTER.search(module)),
+        ("router", _ROUTER.search(module) or any("router" in part for part in parts)),
         ("head", _HEAD.search(module)),
     )
     return next((reason for reason, found in rules if found), None)
@@ -64,7 +65,7 @@ def _matched(option: str, patterns: Sequence[str], names: Iterable[str]) -> set[
     for pattern in patterns:
         try:
             hits = {name for name in names if _matches(pattern, name)}
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise DomainError(
                 f"{option} must be a regular expression: {pattern!r}: {error}"
             ) from None
@@ -90,16 +91,14 @@ def choose(
     chosen: dict[str, str | None] = {}
     for entry in entries:
         reason = reason_to_leave(entry)
-        if include and entry.name in included and _compressible(entry):
-            reason = None
-        elif include and reason is None:
-            reason = "not included"
+        if include and _compressible(entry):
+            reason = None if entry.name in included else "not included"
         chosen[entry.name] = "excluded" if entry.name in excluded else reason
     return chosen
 
 
-def refuse_quantized(config: dict[str, Any], entries: Iterable[Entry]) -> None:
-    """Raise ModelError if a model is already quantized, by its config or by its tensors."""
+def refuse_quantized(config: dict[str, Any], headers: Iterable[Header]) -> None:
+    """Raise ModelError if a model is already quantized, by its config or by its files."""
     for key in ("quantization_config", "quantization"):
         found = config.get(key)
         if found:
@@ -108,9 +107,16 @@ def refuse_quantized(config: dict[str, Any], entries: Iterable[Entry]) -> None:
             raise ModelError(
                 f"the model must not be quantized already, got {key} with method {method!r}; {hint}"
             )
+    for header in headers:
+        if "pvq" in header.metadata:
+            raise ModelError("the model must not be compressed by pvq already; decompress it first")
+        _refuse_quantized_entries(header.entries.values())
+
+
+def _refuse_quantized_entries(entries: Iterable[Entry]) -> None:
     for entry in entries:
         packed = not entry.dtype.startswith(("F", "BF")) and entry.name.endswith("weight")
-        narrow = entry.dtype.startswith(("F8", "F4", "F6"))
+        narrow = entry.dtype == "F4" or entry.dtype.startswith(("F6_", "F8_"))
         if narrow or _QUANTIZED.search(entry.name) or (packed and len(entry.shape) > 1):
             raise ModelError(
                 f"the model must not be quantized already, got tensor {entry.name!r} of type "

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -28,6 +29,22 @@ def dtype_name(dtype: DTypeLike) -> str:
         if np.dtype(dtype) == known:
             return name
     raise DTypeError(f"type must be float16, bfloat16, float32 or float64, got {np.dtype(dtype)}")
+
+
+def round_to(x: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Round to a type of DTYPES once, ties to even; what is too large becomes infinity.
+
+    ml_dtypes goes from binary64 to bfloat16 through binary32, which would round twice. So binary32
+    is rounded to odd first (Boldo and Melquiond 2008): the last bit says that something was cut.
+    """
+    with np.errstate(over="ignore"):
+        if dtype != DTYPES["BF16"]:
+            return x.astype(dtype)
+        single = x.astype(np.float32)
+        inner = np.nextafter(single, np.float32(0))
+        single = np.where(np.abs(single) > np.abs(x), inner, single)
+        odd = single.view(np.uint32) | (single != x).astype(np.uint32)
+        return np.asarray(odd.view(np.float32).astype(dtype))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import inf, log10
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from pvq_ref import parsing
 from pvq_ref.container import Entry, Reader
 from pvq_ref.decoding import decoded_ranges
-from pvq_ref.errors import FormatError
+from pvq_ref.errors import FormatError, ModelError
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import SUMS, file_hash, files_below, read_sums
 from pvq_ref.tensor import DTYPES, PVQTensor
@@ -34,7 +35,8 @@ class TensorError:
         """10 log10(||W||² / ||W - Ŵ||²); infinite for no error."""
         if self.squared_error == 0.0:
             return inf
-        return 10 * log10(self.squared_norm / self.squared_error) if self.squared_norm else -inf
+        ratio = self.squared_norm / self.squared_error
+        return 10 * log10(ratio) if ratio > 0.0 else -inf
 
 
 @dataclass
@@ -81,14 +83,19 @@ def verify(
     if there is nothing to verify; what is wrong with a file is a problem in the report.
     """
     report = Report()
+    original = _Original(open_model(fspath(against)), report) if against is not None else None
+    folder = Path(path)
+    if (folder / SUMS).is_file():
+        _check_sums(folder, report)
+    elif folder.is_dir():
+        report.problems.append(f"{SUMS} is missing")
     try:
-        model = open_model(fspath(path))
-    except FormatError as error:
+        model = open_model(folder)
+    except (FormatError, ModelError) as error:
+        if isinstance(error, ModelError) and not (folder / SUMS).is_file():
+            raise  # there is nothing to verify
         report.problems.append(str(error))
         return report
-    original = _Original(open_model(fspath(against)), report) if against is not None else None
-    if model.is_folder:
-        _check_sums(model, report)
     for file in model.headers:
         _verify_file(model, file, report, original, threads, progress)
     if original:
@@ -96,13 +103,14 @@ def verify(
     return report
 
 
-def _check_sums(model: Model, report: Report) -> None:
-    if not (model.path / SUMS).is_file():
-        report.problems.append(f"{SUMS} is missing")
+def _check_sums(folder: Path, report: Report) -> None:
+    try:
+        sums = read_sums(folder)
+    except FormatError as error:
+        report.problems.append(str(error))
         return
-    sums = read_sums(model.path)
-    for name in sorted(sums.keys() | set(files_below(model.path)) - {SUMS}):
-        path = model.path / name
+    for name in sorted(sums.keys() | set(files_below(folder)) - {SUMS}):
+        path = folder / name
         if name not in sums:
             report.problems.append(f"{name} isn't in {SUMS}")
         elif not path.is_file():
@@ -208,6 +216,8 @@ def _decode(
     progress: Progress,
 ) -> None:
     """Decode a whole tensor; compare it to the original's if there is one."""
+    if original:
+        original.unseen.discard(name)  # a damaged tensor isn't a missing one
     tensor = parsing.with_fields(reader, name, bare, meta)
 
     def ranges() -> Iterator[tuple[int, NDArray[Any]]]:

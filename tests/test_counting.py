@@ -82,7 +82,7 @@ def test_prefix_sums_count_what_comes_before(block):
 
 
 def test_wide_tables_are_refused():
-    with pytest.raises(CapacityError, match="must fit in 1024 MiB"):
+    with pytest.raises(CapacityError, match="must fit in 256 MiB"):
         tables(10_000, 100_000, "fischer", 0)
 
 

@@ -1,5 +1,6 @@
 """What a compressed file says of itself, whoever wrote it (spec sections 9.2 to 9.4, 11 and 12)."""
 
+import hashlib
 import json
 import struct
 import subprocess
@@ -25,7 +26,7 @@ from pvq_ref.inspection import describe
 from pvq_ref.model import open_model
 from pvq_ref.oracle import container as oracle
 from pvq_ref.oracle.counting import bits as index_bits
-from pvq_ref.parsing import check_header_hash, parse
+from pvq_ref.parsing import parse
 from pvq_ref.verification import verify
 from tests.models import (
     canonical,
@@ -118,7 +119,6 @@ def test_metadata_are_read_as_they_were_written(good):
     ref, got = pvq_of(good), parse(read_header(good))
     assert got.source_metadata == ref["source_metadata"]
     assert got.hashes == ref["sha256"]
-    assert got.header_hash == ref["header_sha256"]
     assert set(got.untouched) == set(PLAIN)
     t, item = got.tensors[T], ref["tensors"][T]
     assert (list(t.shape), t.dtype, t.design, t.norm_exponent) == (
@@ -135,14 +135,11 @@ def test_metadata_are_read_as_they_were_written(good):
 
 
 def test_the_header_holds_its_own_hash(good):
-    content = good.read_bytes()
-    digits = pvq_of(good)["header_sha256"]
-    ref = with_right_hash(
-        json.loads(content[8 : header_length(content)].replace(digits.encode(), b"0" * 64)), b""
-    )
-    if len(ref) == header_length(content):  # no room was left over
-        assert ref == content[: len(ref)]
-    check_header_hash(read_header(good), parse(read_header(good)))
+    content = good.read_bytes()[: header_length(good.read_bytes())]
+    digits = pvq_of(good)["header_sha256"].encode()
+    assert content.count(digits) == 1
+    ref = hashlib.sha256(content.replace(digits, b"0" * 64)).hexdigest()
+    assert digits.decode() == ref
 
 
 def test_forging_without_changes_gives_a_good_file(good, tmp_path):
@@ -196,7 +193,7 @@ BAD_VALUES = {
     "block": [None, 0, -4, 2**31, 2**64, 4.0, "4", True, [4]],
     "gain_bits": [None, -1, 0, 2, 4, 8, 9, 2**40, 3.0, "3", True, [3]],
     "levels": [None, "", "auto", "lloyd", "Lloyd-Max", 1, ["lloyd-max"]],
-    "norm_exponent": [None, 0.0, "0", True, [0]],
+    "norm_exponent": [None, 498, -552, 10**9, 10**100, 0.0, "0", True, [0]],
     "rotation": [
         True, False, 0, 1, "", "0", [], {}, {"seed": "0"}, {"blocks": []},
         {**seed("0"), "more": 1}, {"seed": "0", "blocks": None}, {"seed": "0", "blocks": {}},
@@ -222,7 +219,7 @@ BAD_VALUES = {
         blocks((1, 6, 2, 2), (27, 1, 0, 0)), blocks((1, 4, 1, 0), (29, 1, 0, 0)),
         seed(None), seed(0), seed(0.0), seed(""), seed("-1"), seed("+1"), seed(" 1"), seed("1 "),
         seed("1e3"), seed("0x1"), seed("1.0"), seed("1_0"), seed("١"), seed("²"), seed("a"),
-        seed(str(2**64)), seed("9" * 5000), seed(["0"]),
+        seed("00"), seed("01"), seed(str(2**64)), seed("9" * 5000), seed(["0"]),
     ],
 }  # fmt: skip
 CASES = [(key, value) for key, values in BAD_VALUES.items() for value in values]
@@ -249,8 +246,7 @@ def test_the_oracle_refuses_the_same_parameters(good, tmp_path, key, value):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("norm_exponent", 10**9), ("norm_exponent", -(10**9)), ("norm_exponent", 10**100),
-     ("shape", [1] * 5000 + [17, 33])],
+    [("shape", [1] * 5000 + [17, 33])],
     ids=lambda value: f"{value!r:.20}",
 )  # fmt: skip
 def test_numbers_that_no_machine_can_work_with_are_refused(good, tmp_path, key, value):
@@ -503,7 +499,7 @@ def test_an_entry_that_no_hash_accounts_for_is_refused(good, tmp_path):
      ("rotation", blocks((1, 20, 1, 19), (13, 1, 0, 0))), ("dtype", "BF16"), ("dtype", "F64"),
      ("rotation", blocks((1, 20, 2, 9), (1, 12, 1, 11), (1, 1, 0, 0))), ("block", 1), ("block", 40),
      ("block", 2**31 - 1), ("levels", "quantile"), ("levels", "fitted"), ("norm_exponent", 0),
-     ("norm_exponent", -60), ("shape", [17, 1, 33])],
+     ("norm_exponent", -551), ("norm_exponent", 497), ("shape", [17, 1, 33])],
     ids=lambda value: f"{value!r:.60}",
 )  # fmt: skip
 def test_what_the_spec_allows_is_read_as_the_oracle_reads_it(good, tmp_path, key, value):
@@ -545,34 +541,25 @@ def test_absurd_numbers_are_refused_at_once(good, tmp_path, changes):
     assert peak < 20_000_000
 
 
-def bomb(target, shape, n, k, order="fischer"):
-    """Write a small file that is right in all but what it asks for."""
+def made(target, shape, n, k, order="fischer", dtype="F16", norm=0.0, level=0.0):
+    """Write a file of one tensor whose rows, levels and indices are all the same."""
     rows, cols = shape
-    index = bytes(-(-rows * (cols // n) * index_bits(n, k) // 8))
-    entries = {
-        "x_index": ["U8", [len(index)], index],
-        "x_gain": ["U8", [-(-rows * (cols // n) // 8)], bytes(-(-rows * (cols // n) // 8))],
-        "x_row_norm": ["F16", [rows], bytes(2 * rows)],
-        "x_levels": ["F32", [1, 2], bytes(8)],
+    groups = rows * (cols // n)
+    parts = {
+        "x_levels": ["F32", [1, 2], struct.pack("<2f", level, level)],
+        "x_row_norm": ["F16", [rows], struct.pack("<e", norm) * rows],
+        "x_gain": ["U8", [-(-groups // 8)], bytes(-(-groups // 8))],
+        "x_index": ["U8", None, bytes(-(-groups * index_bits(n, k) // 8))],
     }
+    parts["x_index"][1] = [len(parts["x_index"][2])]
     item = {
-        "shape": list(shape), "dtype": "F16", "n": n, "k": k, "tail_k": 0, "order": order,
+        "shape": list(shape), "dtype": dtype, "n": n, "k": k, "tail_k": 0, "order": order,
         "block": 4 if order == "blocked" else 0, "gain_bits": 1, "levels": "lloyd-max",
         "norm_exponent": 0, "rotation": None,
     }  # fmt: skip
-    header, data = {}, b""
-    for name in ("x_levels", "x_row_norm", "x_gain", "x_index"):
-        dtype, size, content = entries[name]
-        offsets = [len(data), len(data) + len(content)]
-        header[name] = {"dtype": dtype, "shape": size, "data_offsets": offsets}
-        data += content
-    pvq = {
-        "format_version": 0, "writer": "x", "header_sha256": "0" * 64, "source_metadata": {},
-        "sha256": {}, "tensors": {"x": item},
-    }  # fmt: skip
-    header["__metadata__"] = {"format": "pt", "pvq": canonical(pvq)}
-    target.write_bytes(frame(header, data))
-    return forge(target, target)
+    pvq = {"format_version": 0, "writer": "x", "source_metadata": {}, "tensors": {"x": item}}
+    target.write_bytes(frame({"__metadata__": {"pvq": canonical(pvq)}}))
+    return forge(target, target, entries=lambda entries: entries.update(parts))
 
 
 BOMBS = {
@@ -581,7 +568,6 @@ BOMBS = {
     "opus, many pulses": ((1, 4), 4, 10**7, "opus"),
     "most pulses": ((1, 1), 1, 2**31 - 1, "fischer"),
     "most pulses in the largest group": ((1, 4096), 4096, 2**31 - 1, "blocked"),
-    "few pulses in a long row": ((1, 2**28), 4096, 1, "fischer"),
 }
 WATCHED = """
 import resource, sys
@@ -594,7 +580,7 @@ sys.exit(main(["verify", sys.argv[1]]))
 @pytest.mark.parametrize("name", BOMBS)
 def test_small_files_never_ask_for_much(tmp_path, name):
     """Neither time nor memory, nor a traceback, whatever numbers of spec section 12 they name."""
-    path = bomb(tmp_path / "a.safetensors", *BOMBS[name])
+    path = made(tmp_path / "a.safetensors", *BOMBS[name])
     assert path.stat().st_size < 10_000_000
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, path], timeout=30, capture_output=True, text=True
@@ -604,7 +590,7 @@ def test_small_files_never_ask_for_much(tmp_path, name):
 
 
 def test_inspection_reads_no_more_than_headers(tmp_path):
-    path = bomb(tmp_path / "a.safetensors", (1, 2**20), 4096, 1)
+    path = made(tmp_path / "a.safetensors", (1, 2**20), 4096, 1)
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")  # padding and hash are wrong now
     assert describe(open_model(path)).weights == 2**20
 
@@ -617,7 +603,6 @@ def test_a_changed_header_is_an_integrity_error(good, tmp_path):
     assert content.count(b'\\"norm_exponent\\":-1') == 1
     path = tmp_path / "a"
     path.write_bytes(content.replace(b'\\"norm_exponent\\":-1', b'\\"norm_exponent\\":-2'))
-    parse(read_header(path))
     refused(path, IntegrityError, tmp_path)
 
 
@@ -655,6 +640,46 @@ def test_each_changed_entry_is_an_integrity_error(good, tmp_path, name):
     refused(tmp_path / "a", IntegrityError, tmp_path)
 
 
+# The first of several faults counts
+
+
+def set_levels(value):
+    def change(found):
+        found[f"{T}_levels"][2] = struct.pack("<f", value) + found[f"{T}_levels"][2][4:]
+
+    return change
+
+
+FAULTS = {  # in the order of spec section 11: where the fault is, what it is, and the error
+    "JSON": ("outer", lambda outer: outer.update(pvq=outer["pvq"] + " "), MetadataError),
+    "version": ("pvq", lambda pvq: pvq.update(format_version=1), VersionError),
+    "key": ("pvq", lambda pvq: pvq.update(writer=1), MetadataError),
+    "hash of the header": ("pvq", lambda pvq: pvq.update(header_sha256="1" * 64), IntegrityError),
+    "tensor": ("pvq", lambda pvq: pvq["tensors"][T].update(k=0), MetadataError),
+    "hash of an entry": ("pvq", lambda pvq: pvq["sha256"].update({f"{T}_gain": "1" * 64}),
+                         IntegrityError),
+    "payload": ("entries", set_levels(float("nan")), PayloadError),
+}  # fmt: skip
+PAIRS = [(a, b) for i, a in enumerate(FAULTS) for b in list(FAULTS)[i + 1 :]]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_the_first_of_two_faults_counts(good, tmp_path, first, second):
+    changes = {"pvq": [], "entries": [], "outer": []}
+    for name in (first, second):
+        place, change, _ = FAULTS[name]
+        changes[place].append(change)
+
+    def all_of(place):
+        return lambda value: [change(value) for change in changes[place]]
+
+    path = forge(good, tmp_path / "a", **{place: all_of(place) for place in changes})
+    error = FAULTS[first][2]
+    with pytest.raises(error):
+        oracle.read(path.read_bytes())
+    refused(path, error, tmp_path)
+
+
 # Payloads outside their range, all hashes right
 
 
@@ -689,6 +714,7 @@ BAD_PAYLOADS = {
     "levels descend": ("levels", put(0, [0.5, 0.25], "<2f")),
     "levels of tails descend": ("levels", put(32 + 24, [3.0, 2.0], "<2f")),
     "negative norm": ("row_norm", put(2, [-1.0], "<e")),
+    "norm of minus zero": ("row_norm", put(2, [-0.0], "<e")),
     "norm NaN": ("row_norm", put(0, [NAN], "<e")),
     "norm infinite": ("row_norm", put(32, [INF], "<e")),
 }
@@ -735,3 +761,19 @@ def test_payloads_at_the_border_are_decoded_as_the_oracle_does(good, tmp_path, n
     decompress(path, tmp_path / "b")
     ref = oracle.decode_file(path.read_bytes())[T]
     assert raw(tmp_path / "b")[T] == ref
+
+
+def test_bfloat16_is_rounded_once(tmp_path):
+    """Halfway between two numbers of bfloat16, and a little more than binary32 can tell."""
+    halfway = 1 + 2**-8
+    norm, level = next(
+        (norm, level)
+        for norm in (1 + i / 1024 for i in range(1, 1024))
+        for level in [float(np.float32(halfway / norm))]
+        if 0 < norm * level - halfway < 2**-25
+    )
+    path = made(tmp_path / "a", (1, 2), 2, 1, dtype="BF16", norm=norm, level=level)
+    decompress(path, tmp_path / "b")
+    ref = oracle.decode_file(path.read_bytes())["x"]
+    assert struct.pack("<H", 0x3F81) in ref[2]  # 1 + 2^-7, above
+    assert raw(tmp_path / "b")["x"] == ref

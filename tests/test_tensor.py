@@ -67,7 +67,9 @@ def test_error_falls_as_predicted_and_file_rate_is_kept(target, shape):
     t = quantize(w, bits=target)
     error = np.sum((w - dequantize(t)) ** 2) / np.sum(w**2)
     assert t.rates.file <= target
-    assert error == pytest.approx(t.allotment.predicted_error(), rel=0.15)
+    assert error < 1.15 * t.allotment.predicted_error()
+    if t.design == "lloyd-max":  # fitted levels may know these few gains by heart
+        assert error > 0.85 * t.allotment.predicted_error()
 
 
 @pytest.mark.parametrize("threads", [2, 3, 8])
