@@ -113,12 +113,44 @@ def _add_verify(commands: Any) -> None:
     _add_common(c)
 
 
+def _add_vectors(commands: Any) -> None:
+    c = commands.add_parser(
+        "vectors",
+        help="write the test vectors, for other implementations",
+        description="Write the test vectors and their JSON schema into folder OUT.",
+    )
+    c.add_argument("out", metavar="OUT")
+    c.add_argument("--force", "-f", action="store_true", help="write into a folder in use")
+    _add_common(c, works=False)
+
+
+def _add_conform(commands: Any) -> None:
+    c = commands.add_parser(
+        "conform",
+        usage="%(prog)s [options] -- COMMAND…",
+        help="check another implementation against the test vectors",
+        description="Start COMMAND, ask it every question of the test vectors on its standard "
+        "input, and report what it got right. Exit code 3 if anything is wrong. The protocol is "
+        "in docs/conform.md.",
+    )
+    c.add_argument("port", nargs="+", metavar="COMMAND", help="program and arguments, after --")
+    c.add_argument(
+        "--timeout", type=float, default=10.0, metavar="S",
+        help="seconds that an answer may take (default 10)",
+    )  # fmt: skip
+    c.add_argument(
+        "--only", action="append", default=[], metavar="PATTERN",
+        help="ask only what has this section, or an id that matches this glob (repeatable)",
+    )  # fmt: skip
+    _add_common(c, works=False)
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = _Parser(
         prog="pvq-ref",
         description="Compress language-model weights by pyramid vector quantization.",
-        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification failed, "
+        epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification or conformance failed, "
         "130 interrupted.",
     )
     top.add_argument("--version", action="version", version=f"pvq-ref {__version__}")
@@ -127,4 +159,6 @@ def parser() -> argparse.ArgumentParser:
     _add_decompress(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_vectors(commands)
+    _add_conform(commands)
     return top

@@ -1,10 +1,11 @@
-"""The command line: `pvq-ref compress | decompress | inspect | verify`.
+"""The command line: `pvq-ref compress | decompress | inspect | verify | vectors | conform`.
 
 Nothing heavy is imported before the arguments are known, so that --help is quick. Results go to
 stdout (one JSON object with --json), everything else to stderr.
 """
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -106,10 +107,9 @@ def _total_lines(plan: "Plan", *, done: bool) -> list[str]:
 
 
 def _compress(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
     from pvq_ref.checkpoint import check_target, run
     from pvq_ref.model import open_model
+    from pvq_ref.output import target_path
     from pvq_ref.parallel import thread_count
     from pvq_ref.plan import Settings, make_plan
 
@@ -126,7 +126,7 @@ def _compress(args: argparse.Namespace) -> int:
         exclude=args.exclude,
     )
     thread_count(args.threads)
-    model, target = open_model(args.model), Path(args.out)
+    model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
     plan = make_plan(model, settings)
@@ -209,11 +209,34 @@ def _verify(args: argparse.Namespace) -> int:
     return UNVERIFIED if report.problems else OK
 
 
+def _vectors(args: argparse.Namespace) -> int:
+    from pvq_ref import vectors
+    from pvq_ref.output import target_path
+
+    names = vectors.write(target_path(args.out), force=args.force)
+    _say(args, f"{len(vectors.cases())} cases in {len(names) - 1} files, and {vectors.SCHEMA}")
+    _emit(args, {"files": names, "cases": len(vectors.cases())})
+    return OK
+
+
+def _conform(args: argparse.Namespace) -> int:
+    from pvq_ref.conform import check
+
+    report = check(args.port, args.timeout, args.only)
+    for problem in report.problems:
+        print(f"pvq-ref: {problem}", file=sys.stderr)
+    _say(args, *report.lines())
+    _emit(args, report.as_json())
+    return OK if report.conforms else UNVERIFIED
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compress": _compress,
     "decompress": _decompress,
     "inspect": _inspect,
     "verify": _verify,
+    "vectors": _vectors,
+    "conform": _conform,
 }
 
 
@@ -225,16 +248,31 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     args = parser().parse_args(argv)
     signal.signal(signal.SIGTERM, _on_terminate)
-    from pvq_ref.errors import ArgumentError, PVQError
+    for stream in (sys.stdout, sys.stderr):  # names of tensors may need more than the terminal has
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    from pvq_ref.errors import DomainError, PVQError
 
     try:
-        return COMMANDS[args.command](args)
+        code = COMMANDS[args.command](args)
+        sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
+        return code
     except KeyboardInterrupt:
         print("pvq-ref: interrupted; nothing was left behind", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return FAILED
     except (PVQError, OSError) as error:
         print(f"pvq-ref: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, ArgumentError) else FAILED
+        if isinstance(error, OSError):
+            _drop_stdout()
+        return USAGE if isinstance(error, DomainError) else FAILED
+
+
+def _drop_stdout() -> None:
+    """Let nothing more be written to stdout, or the interpreter would fail at it once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

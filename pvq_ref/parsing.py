@@ -176,7 +176,7 @@ def _check_canonical(header: Header) -> None:
     wanted = [(e.name, e.dtype, e.shape) for e in header.entries.values()]
     canonical = header_bytes(layout(wanted), header.metadata, len(header.raw))
     unknown = [e for e in header.entries.values() if e.dtype not in NUMPY_TYPES]
-    if canonical != header.raw or unknown:
+    if canonical != header.raw or len(header.raw) % 8 or unknown:
         raise HeaderError("the header of a compressed file must be canonical")
 
 
@@ -235,7 +235,7 @@ def _check_entries(header: Header, tensors: dict[str, PVQTensor]) -> set[str]:
     """Return the names of the entries of compressed tensors, all of them there and right."""
     stored: set[str] = set()
     for name, t in tensors.items():
-        if name in header.entries:
+        if name in header.entries or name == "__metadata__":
             raise MetadataError(f"tensor {name!r} must not be there both compressed and plain")
         for entry, dtype, shape in _sized_entries(name, t):
             got = header.entries.get(entry)
