@@ -263,6 +263,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return FAILED
+    except MemoryError:
+        print("pvq-ref: memory doesn't suffice for this", file=sys.stderr)
+        return FAILED
     except (PVQError, OSError) as error:
         print(f"pvq-ref: {error}", file=sys.stderr)
         if isinstance(error, OSError):

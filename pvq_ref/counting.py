@@ -21,6 +21,8 @@ from pvq_ref.words import Words
 
 MAX_NUMBER = (1 << 31) - 1  # of n and k (spec section 12)
 MAX_TABLE_BYTES = 1 << 28  # above this a table is refused
+MAX_COUNTS = 1 << 22  # counts in a table, which are made as Python integers first
+MAX_STEPS = 1 << 32  # products of words that prefix sums take: some twenty seconds
 MAX_PREFIX_BYTES = 1 << 26  # above this prefix sums are stored at every second, fourth, … a only
 ORDERS = ("fischer", "opus", "blocked")
 
@@ -160,9 +162,19 @@ def check_tables(n: int, k: int, order: str, block: int) -> int:
     if order not in ORDERS:
         raise DomainError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
     _refuse_above_limit(n, k, 16 * (n + 1) * (k + 2))  # before V itself becomes too large
+    if (n + 1) * (k + 2) > MAX_COUNTS:
+        raise CapacityError(
+            f"the tables of n = {n}, k = {k} must have at most {MAX_COUNTS} counts, "
+            f"got {(n + 1) * (k + 2)}"
+        )
     size = 8 * word_count(n, k)
     _refuse_above_limit(n, k, 2 * size * (n + 1) * (k + 2))
     levels = -(-n // block) - 1 if order == "blocked" else 0
+    steps = levels * k * k // 2 * word_count(min(n, block), k) * size // 8 if levels else 0
+    if steps > MAX_STEPS:
+        raise CapacityError(
+            f"the prefix sums of n = {n}, k = {k} must take at most {MAX_STEPS} steps, got {steps}"
+        )
     stride = 1
     while _prefix_count(levels, k, stride) * size > MAX_PREFIX_BYTES and stride <= k:
         stride *= 2

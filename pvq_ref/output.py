@@ -68,8 +68,8 @@ def whole(target: Path, force: bool, *, folder: bool) -> Iterator[Path]:
 def _replace(partial: Path, target: Path) -> None:
     """Move the partial output to its place; an old folder goes only when the new one stands."""
     if not target.is_dir() or not partial.is_dir() or target.is_symlink():
-        if target.is_symlink():
-            target.unlink()
+        if target.is_symlink() and partial.is_dir():
+            target.unlink()  # a folder can't take the place of a link, as a file can
         os.replace(partial, target)
     else:
         aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))

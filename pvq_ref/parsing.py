@@ -237,7 +237,7 @@ def _check_entries(header: Header, tensors: dict[str, PVQTensor]) -> set[str]:
     for name, t in tensors.items():
         if name in header.entries or name == "__metadata__":
             raise MetadataError(f"tensor {name!r} must not be there both compressed and plain")
-        for entry, dtype, shape in _sized_entries(name, t):
+        for entry, dtype, shape in entries_of(name, t.shape, t.allotment):
             got = header.entries.get(entry)
             if got is None or entry in stored or (got.dtype, got.shape) != (dtype, shape):
                 raise MetadataError(
@@ -245,18 +245,6 @@ def _check_entries(header: Header, tensors: dict[str, PVQTensor]) -> set[str]:
                 )
             stored.add(entry)
     return stored
-
-
-def _sized_entries(name: str, t: PVQTensor) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return a tensor's entries; refuse absurd pulses before anything is counted with them."""
-    # An index has at least log2(k) - 1 bits if n >= 2, so this much can be said without V(n,k);
-    # a pyramid whose V(n,k) has millions of bits can't be the source of a file of this world.
-    for n, k in ((t.grid.n, t.allotment.k), (t.grid.tail, t.allotment.tail_k)):
-        if min(n, k) * max(n, k).bit_length() > 1 << 20:
-            raise MetadataError(
-                f"tensor {name!r} must have n and k of a usable pyramid, got {n}, {k}"
-            )
-    return entries_of(name, t.shape, t.allotment)
 
 
 def check_hash(name: str, digest: str, meta: FileMetadata) -> None:
