@@ -92,9 +92,13 @@ def open_model(path: str | Path) -> Model:
                 )
             seen[entry] = file
     others = [name for name in files_below(path) if name not in (*names, index, CONFIG, SUMS)]
-    # Weights in a subfolder belong to another part of the model, and are copied like any side file.
-    weights = (*OTHER_WEIGHTS, ".safetensors", ".index.json")
-    left_out = tuple(name for name in others if "/" not in name and name.endswith(weights))
+    # Safetensors in a subfolder belong to another part of the model, and are copied as they are.
+    stale = (".safetensors", ".index.json")
+    left_out = tuple(
+        name
+        for name in others
+        if name.endswith(OTHER_WEIGHTS) or ("/" not in name and name.endswith(stale))
+    )
     config = _read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
     side_files = tuple(name for name in others if name not in left_out)
     return Model(path, headers, index, config, side_files, left_out)
