@@ -14,8 +14,8 @@ from pvq_ref.rates import Allotment, Grid, allot
 
 @given(
     st.integers(1, 300),
-    st.integers(2, 300),
-    st.floats(1, 8),
+    st.integers(8, 300),
+    st.floats(2, 8),
     st.sampled_from([1, 2, 5, 8, 16, 32, 64]),
 )
 def test_file_rate_is_never_above_the_target(rows, cols, target, group):
@@ -28,10 +28,10 @@ def test_file_rate_is_never_above_the_target(rows, cols, target, group):
     assert (a.tail_k >= 1) == (cols % a.grid.n > 0)
 
 
-@given(st.integers(1, 200), st.integers(8, 200), st.floats(2, 8), st.integers(0, 8))
-def test_one_more_bit_would_not_fit(rows, cols, target, gain_bits):
-    a = allot(rows, cols, target, 8, gain_bits)
-    assume(a is not None and cols % 8 == 0)
+@given(st.integers(16, 200), st.integers(4, 25), st.floats(4, 8), st.integers(0, 8))
+def test_one_more_bit_would_not_fit(rows, groups, target, gain_bits):
+    a = allot(rows, 8 * groups, target, 8, gain_bits)
+    assume(a is not None)
     width = bits(8, a.k)
     more = a.k
     while bits(8, more) == width:
