@@ -22,7 +22,7 @@ from pvq_ref.words import Words
 MAX_NUMBER = (1 << 31) - 1  # of n and k (spec section 12)
 MAX_TABLE_BYTES = 1 << 28  # above this a table is refused
 MAX_COUNTS = 1 << 22  # counts in a table, which are made as Python integers first
-MAX_STEPS = 1 << 32  # products of words that prefix sums take: some twenty seconds
+MAX_STEPS = 1 << 34  # products of words that prefix sums take; (128, 6139), 8 bits, takes 2^33.1
 MAX_PREFIX_BYTES = 1 << 26  # above this prefix sums are stored at every second, fourth, … a only
 ORDERS = ("fischer", "opus", "blocked")
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 
 from pvq_ref import count, words
-from pvq_ref.counting import MAX_NUMBER, bits, most_pulses, tables, word_count
+from pvq_ref.counting import MAX_NUMBER, bits, check_tables, most_pulses, tables, word_count
 from pvq_ref.errors import CapacityError, DomainError
 from pvq_ref.oracle import counting as oracle
+from pvq_ref.rates import allot
 from tests.strategies import pyramids
 
 
@@ -84,6 +85,18 @@ def test_prefix_sums_count_what_comes_before(block):
 def test_wide_tables_are_refused():
     with pytest.raises(CapacityError, match="must fit in 256 MiB"):
         tables(10_000, 100_000, "fischer", 0)
+
+
+@pytest.mark.parametrize("group", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("target", [1, 3.25, 7.5, 8])
+def test_every_target_has_tables_that_are_not_refused(group, target):
+    a = allot(512, 1024, target, group, 1)
+    assert check_tables(group, a.k, "blocked", 4) >= 1
+
+
+def test_tables_that_take_too_long_are_refused():
+    with pytest.raises(CapacityError, match="steps"):
+        check_tables(8, 450_000, "blocked", 4)
 
 
 def test_huge_tables_are_refused_at_once():
