@@ -67,15 +67,27 @@ def _finite_rows(read: RowReader, start: int, stop: int) -> Floats:
     return x
 
 
-def _encode_range(read: RowReader, coding: Coding, start: int, stop: int) -> _Encoded:
+def rotated_rows(read: RowReader, coding: Coding, start: int, stop: int) -> Floats:
+    """Return rows of W' (rows, cols). Raises NonFiniteError."""
     x = _finite_rows(read, start, stop)
     if coding.rotation is not None:
         coding.rotation.forward(x)
-    norms = np.empty(stop - start)
+    return x
+
+
+def row_norms(x: Floats, first: int) -> Floats:
+    """Return the l2 norms of rows x, the first of number `first`. Raises NonFiniteError."""
+    norms = np.empty(len(x))
     _row_norms(x, norms)
     if not np.isfinite(norms).all():
-        row = start + int(np.argmin(np.isfinite(norms)))
+        row = first + int(np.argmin(np.isfinite(norms)))
         raise NonFiniteError(f"weights must have finite sums of squares, got infinity in row {row}")
+    return norms
+
+
+def _encode_range(read: RowReader, coding: Coding, start: int, stop: int) -> _Encoded:
+    x = rotated_rows(read, coding, start, stop)
+    norms = row_norms(x, start)
     row_bits = coding.allotment.row_index_bits
     index = np.zeros(-(-(stop - start) * row_bits // 8), np.uint8)
     gains, lost = [], []
@@ -89,7 +101,7 @@ def _encode_range(read: RowReader, coding: Coding, start: int, stop: int) -> _En
     return _Encoded(index, norms, gains, lost)
 
 
-def _stored_norms(norms: Floats) -> tuple[NDArray[np.float16], int]:
+def stored_norms(norms: Floats) -> tuple[NDArray[np.float16], int]:
     """Return binary16 row norms and their exponent (spec section 8.2)."""
     largest = float(norms.max(initial=0.0))
     exponent = frexp(largest)[1] - 15 if largest > 0.0 else 0
@@ -147,7 +159,7 @@ def encode(
         filled += one.index.size
         ranges.append(replace(one, index=one.index[:0]))
         rows_done(one.norms.size)
-    row_norm, exponent = _stored_norms(np.concatenate([one.norms for one in ranges]))
+    row_norm, exponent = stored_norms(np.concatenate([one.norms for one in ranges]))
     unit = np.ldexp(row_norm.astype(np.float64), exponent)
     gain = np.zeros(a.gain_size, np.uint8)
     levels, names = [], []
@@ -194,6 +206,14 @@ def coding_for(
     return coding
 
 
+def no_room(shape: tuple[int, ...], bits: float) -> DomainError:
+    """Return the error of a rate at which nothing fits."""
+    return DomainError(
+        f"bits must allow at least one pulse a group, got {bits} for shape {shape}; "
+        "a tensor this small or narrow is better left as it is"
+    )
+
+
 def checked_design(design: str) -> str:
     """Return the name of a design of levels, or raise DomainError."""
     names = ("auto", *DESIGNS, FITTED)
@@ -234,9 +254,6 @@ def quantize(
     checked_design(design)
     coding = coding_for(array.shape, bits, group, gain_bits, order, block, seed, rotate)
     if coding is None:
-        raise DomainError(
-            f"bits must allow at least one pulse a group, got {bits} for shape {array.shape}; "
-            "a tensor this small or narrow is better left as it is"
-        )
+        raise no_room(array.shape, bits)
     rows = array.reshape(-1, array.shape[-1])
     return encode(lambda start, stop: rows[start:stop], array.shape, name, coding, design, threads)

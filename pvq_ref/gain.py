@@ -224,34 +224,43 @@ def design_levels(design: str, n: int, k: int, cols: int, gain_bits: int) -> NDA
     return levels.astype(np.float32)
 
 
-def _companded(sample: Floats, gain_bits: int) -> Floats:
+def _companded(sample: Floats, mass: Floats, gain_bits: int) -> Floats:
     """Return levels of the optimal density, the cube root of the sample's own (Panter and Dite).
 
-    Between neighbouring quantiles the density is 1/width, so its cube root adds width^(2/3).
+    sample (gains,) ascends, with a positive mass for each. Between neighbouring quantiles the
+    density is 1/width, so its cube root adds width^(2/3).
     """
-    points = np.quantile(sample, np.linspace(0.0, 1.0, 1025))
-    share = np.concatenate(([0.0], np.cumsum(np.diff(points) ** (2 / 3))))
-    if share[-1] == 0.0:
+    middle = np.cumsum(mass) - mass / 2
+    share = (middle - middle[0]) / max(middle[-1] - middle[0], mass[0])  # from 0 to 1
+    points = np.interp(np.linspace(0.0, 1.0, 1025), share, sample)
+    density = np.concatenate(([0.0], np.cumsum(np.diff(points) ** (2 / 3))))
+    if density[-1] == 0.0:
         return np.full(1 << gain_bits, sample[0])
-    return np.interp(_middles(gain_bits), share / share[-1], points)
+    return np.interp(_middles(gain_bits), density / density[-1], points)
 
 
-def fitted_levels(gains: Floats, gain_bits: int) -> NDArray[np.float32]:
+def fitted_levels(
+    gains: Floats, gain_bits: int, weights: Floats | None = None
+) -> NDArray[np.float32]:
     """Return the levels with least squared error on the gains themselves (Lloyd's iteration).
 
-    Parameters: gains (groups,) float64, at least one. At most FITTED_SAMPLE evenly spaced ones are
-    looked at. Returns (2^gain_bits,) float32, ascending; some are equal if the gains are few.
+    Parameters: gains (groups,) float64, at least one; weights (groups,), positive, of their squared
+    errors, 1 if None. At most FITTED_SAMPLE evenly spaced gains are looked at. Returns
+    (2^gain_bits,) float32, ascending; some are equal if the gains are few.
     """
-    sample = np.sort(gains[:: -(-gains.size // FITTED_SAMPLE)])
-    total = np.concatenate(([0.0], np.cumsum(sample)))
-    levels = _companded(sample, gain_bits)
+    step = -(-gains.size // FITTED_SAMPLE)
+    order = np.argsort(gains[::step], kind="stable")
+    sample = gains[::step][order]
+    mass = np.ones(sample.size) if weights is None else weights[::step][order]
+    above = np.concatenate(([0.0], np.cumsum(mass)))
+    total = np.concatenate(([0.0], np.cumsum(mass * sample)))
+    levels = _companded(sample, mass, gain_bits)
     for _ in range(1000):
         borders = np.searchsorted(sample, (levels[:-1] + levels[1:]) / 2)
         borders = np.concatenate(([0], borders, [sample.size]))
-        counts, sums = np.diff(borders), np.diff(total[borders])
-        following = np.maximum.accumulate(
-            np.where(counts > 0, sums / np.maximum(counts, 1), levels)
-        )
+        masses, sums = np.diff(above[borders]), np.diff(total[borders])
+        centroids = np.divide(sums, masses, out=levels.copy(), where=masses > 0)
+        following = np.maximum.accumulate(centroids)
         if np.array_equal(following, levels):
             break
         levels = following
