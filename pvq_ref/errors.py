@@ -16,7 +16,8 @@
     │   ├── PayloadError                a field outside its range
     │   └── IntegrityError              a hash that doesn't match
     ├── ModelError (ValueError)         a model that can't be taken as it is
-    └── OutputError (RuntimeError)      an output that exists or can't be written
+    ├── OutputError (RuntimeError)      an output that exists or can't be written
+    └── MissingExtraError (ImportError) torch or transformers isn't there, or is too old
 
 Messages have one grammar: *argument* must be *what*, got *value*; for arrays also the position of
 the first offender.
@@ -89,3 +90,12 @@ class ModelError(PVQError, ValueError):
 
 class OutputError(PVQError, RuntimeError):
     """An output exists already, or can't be written."""
+
+
+class MissingExtraError(PVQError, ImportError):
+    """What a part of pvq_ref needs beyond its dependencies isn't installed."""
+
+    def __init__(self, what: str, reason: object) -> None:
+        super().__init__(
+            f"{what} must have torch and transformers: pip install 'pvq-ref[calibrate]' ({reason})"
+        )
