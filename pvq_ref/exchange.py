@@ -40,20 +40,20 @@ def _products(c: Floats, y: Floats, My: Floats) -> tuple[float, float, float]:
 
 @kernel
 def _multiply(M: Floats, x: Floats, out: Floats) -> None:
-    """Write M x."""
-    for i in range(x.size):
-        total = 0.0
-        for j in range(x.size):
-            total += M[i, j] * x[j]
-        out[i] = total
+    """Write M x, M symmetric, as a sum of its rows, which vector instructions can do."""
+    out[:] = 0.0
+    for j in range(x.size):
+        row, factor = M[j], x[j]
+        for i in range(x.size):
+            out[i] += factor * row[i]
 
 
 @kernel
 def _exchange(M: Floats, c: Floats, s: float, y: Floats, My: Floats, work: Floats) -> int:
     """Exchange pulses at a fixed s until none lowers J; return how many were exchanged.
 
-    work (4, n) holds, for each place i: the direction in which |y_i| grows, what that step alone
-    adds to J, the least that it adds with a partner, and the partner's number.
+    The first rows of work (5, n) hold, for each place i: the direction in which |y_i| grows, what
+    that step alone adds to J, the least that it adds with a partner, and the partner's number.
     """
     n = y.size
     up, alone, least, partner = work[0], work[1], work[2], work[3]
@@ -101,44 +101,39 @@ def _nearest_level(levels: Floats, gain: float) -> int:
 
 
 @kernel
-def _search_group(
-    M: Floats, c: Floats, unit: float, levels: Floats, y: Floats, work: Floats
-) -> tuple[int, float]:
-    """Improve y for c = M w; return the number of the level and J less its constant.
-
-    Without levels s is free, and the number is 0. First s is the best for y, <c,y>/<y,My>, then the
-    one of the level nearest to it. A best s below zero can't be had: levels have their own
-    range, and the nearest is the lowest.
-    """
-    My = work[4]
-    _multiply(M, y, My)
-    for _ in range(_ROUNDS):
-        linear, energy, square = _products(c, y, My)
-        if linear <= 0.0 or _exchange(M, c, linear / energy, y, My, work[:4]) == 0:
-            break
-    number = 0
-    for _ in range(_ROUNDS):
-        linear, energy, square = _products(c, y, My)
-        s = max(0.0, linear / energy)
-        if levels.size == 0 or unit == 0.0:
-            break
-        root = math.sqrt(square)
-        number = _nearest_level(levels, linear / energy * root / unit)
-        s = unit * levels[number] / root
-        if _exchange(M, c, s, y, My, work[:4]) == 0:
-            break
-    linear, energy, square = _products(c, y, My)
-    if levels.size > 0:
-        s = unit * levels[number] / math.sqrt(square)
-    return number, s * (s * energy - 2.0 * linear)
+def _scale(levels: Floats, number: int, unit: float, square: float) -> float:
+    """Return the s of a level."""
+    return unit * levels[number] / math.sqrt(square)
 
 
 @kernel
-def _gain(c: Floats, M: Floats, y: Floats, My: Floats) -> tuple[float, float]:
-    """Return the best amplitude of y/||y|| under M, and what its error squared adds to J."""
-    _multiply(M, y, My)
-    linear, energy, square = _products(c, y, My)
-    return linear / energy * math.sqrt(square), energy / square
+def _search_group(
+    M: Floats, c: Floats, unit: float, levels: Floats, y: Floats, work: Floats
+) -> int:
+    """Improve y, a point without a level, for c = M w; return the number of its level, or 0.
+
+    At first s is free, <c,y>/<y,My>, the best for y; then it is that of the level nearest to it.
+    A best s of zero or less can't be had: the nearest level is the lowest.
+    """
+    My = work[4]
+    for _ in range(_ROUNDS):
+        linear, energy, _ = _products(c, y, My)
+        if linear <= 0.0 or _exchange(M, c, linear / energy, y, My, work) == 0:
+            break
+    return 0 if levels.size == 0 else _improve(M, c, unit, levels, y, work)
+
+
+@kernel
+def _improve(M: Floats, c: Floats, unit: float, levels: Floats, y: Floats, work: Floats) -> int:
+    """Exchange pulses with s of the nearest level, until none moves; return its number."""
+    My, number = work[4], 0
+    for _ in range(_ROUNDS):
+        linear, energy, square = _products(c, y, My)
+        gain = linear / energy * math.sqrt(square)
+        number = _nearest_level(levels, gain / unit if unit > 0.0 else 0.0)
+        if _exchange(M, c, _scale(levels, number, unit, square), y, My, work) == 0:
+            break
+    return number
 
 
 @kernel
@@ -155,8 +150,8 @@ def exchange_groups(
 
     w (rows, n); M (n, n); units (rows,), the norms of the rows; levels ascending, or none for free
     gains; y (rows, n), points with k pulses; fields (rows,), UNCODED or numbers of levels: a coded
-    group keeps its y and level where the search finds nothing better; gains (rows, 2): the best
-    amplitude of y/||y||, and what its squared error adds to J.
+    group keeps its y and level where the search finds nothing better; gains (rows, 2) of those that
+    don't: the best amplitude of y/||y||, and what the square of its error adds to J.
     """
     rows, n = w.shape
     work, c, z = np.empty((5, n)), np.empty(n), np.empty(n)
@@ -164,18 +159,21 @@ def exchange_groups(
         _multiply(M, w[row], c)
         for i in range(n):
             z[i] = y[row, i]
+        _multiply(M, z, work[4])
         before = np.inf
-        if fields[row] >= 0:
-            _multiply(M, z, work[4])
-            linear, energy, square = _products(c, z, work[4])
-            s = units[row] * levels[fields[row]] / math.sqrt(square)
-            before = s * (s * energy - 2.0 * linear)
-        number, after = _search_group(M, c, units[row], levels, z, work)
-        if after < before:
-            fields[row] = number
-            for i in range(n):
-                y[row, i] = np.int32(z[i])
+        if fields[row] == UNCODED:
+            number = _search_group(M, c, units[row], levels, z, work)
         else:
-            for i in range(n):
-                z[i] = y[row, i]
-        gains[row, 0], gains[row, 1] = _gain(c, M, z, work[4])
+            linear, energy, square = _products(c, z, work[4])
+            s = _scale(levels, fields[row], units[row], square)
+            before = s * (s * energy - 2.0 * linear)
+            number = _improve(M, c, units[row], levels, z, work)
+        linear, energy, square = _products(c, z, work[4])
+        if levels.size > 0:
+            s = _scale(levels, number, units[row], square)
+            if s * (s * energy - 2.0 * linear) >= before:
+                continue
+        fields[row] = number
+        gains[row, 0], gains[row, 1] = linear / energy * math.sqrt(square), energy / square
+        for i in range(n):
+            y[row, i] = np.int32(z[i])
