@@ -145,6 +145,52 @@ def _add_conform(commands: Any) -> None:
     _add_common(c, works=False)
 
 
+def _add_evaluate(commands: Any) -> None:
+    c = commands.add_parser(
+        "evaluate",
+        help="measure a language model: perplexity of a text, accuracy on tasks",
+        description="Measure the model in folder MODEL, plain or compressed; with --against, its "
+        "original on the same beside it. Needs pip install 'pvq-ref[calibrate]'. The forms of "
+        "files and what is computed are in docs/evaluate.md.",
+    )
+    c.add_argument("model", metavar="MODEL")
+    c.add_argument("--text", metavar="FILE", help="a text, for perplexity")
+    c.add_argument(
+        "--tasks", nargs="+", action="extend", default=[], metavar="FILE",
+        help="tasks: JSON lines of multiple choice or cloze",
+    )  # fmt: skip
+    c.add_argument("--against", metavar="ORIGINAL", help="compare with this model, paired")
+    c.add_argument(
+        "--window", type=int, default=512, metavar="N", help="tokens of a window (default 512)"
+    )
+    c.add_argument("--tokens", type=int, metavar="N", help="tokens of the text (default: all)")
+    c.add_argument(
+        "--part", type=_part, default=(0.0, 1.0), metavar="A:B",
+        help="the part of the text between two fractions, e.g. 0.5:1 (default 0:1)",
+    )  # fmt: skip
+    c.add_argument("--items", type=int, metavar="N", help="first items of each task (default: all)")
+    c.add_argument("--device", default="cpu", help="where to compute: cpu (default), cuda, …")
+    c.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32",
+        help="type to compute in (default float32)",
+    )  # fmt: skip
+    c.add_argument(
+        "--batch", type=int, metavar="N",
+        help="windows at a time, and as many tokens of tasks (default 1 on a CPU, else 8)",
+    )  # fmt: skip
+    _add_common(c, works=False)
+
+
+def _part(text: str) -> tuple[float, float]:
+    start, colon, stop = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"must be two numbers A:B, got {text!r}")
+    try:
+        return float(start), float(stop)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be two numbers A:B, got {text!r}") from None
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     top = _Parser(
@@ -159,6 +205,7 @@ def parser() -> argparse.ArgumentParser:
     _add_decompress(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_evaluate(commands)
     _add_vectors(commands)
     _add_conform(commands)
     return top

@@ -1,4 +1,4 @@
-"""The command line: `pvq-ref compress | decompress | inspect | verify | vectors | conform`.
+"""The command line: `pvq-ref compress | decompress | inspect | verify | evaluate | …`.
 
 Nothing heavy is imported before the arguments are known, so that --help is quick. Results go to
 stdout (one JSON object with --json), everything else to stderr.
@@ -52,11 +52,11 @@ def _announce_compilation(args: argparse.Namespace) -> None:
 class _Bar:
     """Progress on stderr, when that is a terminal: tensor, weights per second, time left."""
 
-    def __init__(self, args: argparse.Namespace, total: int | None) -> None:
+    def __init__(self, args: argparse.Namespace, total: int | None, unit: str = "W") -> None:
         from tqdm import tqdm
 
         hidden = True if args.quiet else None  # None: hidden unless stderr is a terminal
-        self.bar = tqdm(total=total, unit="W", unit_scale=True, disable=hidden, leave=False)
+        self.bar = tqdm(total=total, unit=unit, unit_scale=True, disable=hidden, leave=False)
 
     def __call__(self, name: str, weights: int) -> None:
         self.bar.set_description(name, refresh=False)
@@ -209,6 +209,34 @@ def _verify(args: argparse.Namespace) -> int:
     return UNVERIFIED if report.problems else OK
 
 
+def _evaluate(args: argparse.Namespace) -> int:
+    from pvq_ref.evaluate import evaluate
+
+    with _Bar(args, None, "token") as bar:
+
+        def progress(name: str, done: int, total: int) -> None:
+            bar.bar.total = total
+            bar(name, done)
+
+        report = evaluate(
+            args.model,
+            text=args.text,
+            tasks=args.tasks,
+            against=args.against,
+            window=args.window,
+            limit=args.tokens,
+            items=args.items,
+            part=args.part,
+            device=args.device,
+            dtype=args.dtype,
+            batch=args.batch,
+            progress=progress,
+        )
+    _say(args, *report.lines())
+    _emit(args, report.as_json())
+    return OK
+
+
 def _vectors(args: argparse.Namespace) -> int:
     from pvq_ref import vectors
     from pvq_ref.output import target_path
@@ -235,6 +263,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "decompress": _decompress,
     "inspect": _inspect,
     "verify": _verify,
+    "evaluate": _evaluate,
     "vectors": _vectors,
     "conform": _conform,
 }
