@@ -87,9 +87,13 @@ def load_tokenizer(folder: str | PathLike[str]) -> Any:
     """Return the tokenizer of a model folder. Raises MissingExtraError, ModelError."""
     _, transformers = _extra()
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(f"{folder} must hold a tokenizer: {_first(error)}") from None
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        # some releases make one without tokens where there are no files
+        raise ModelError(f"{folder} must hold a tokenizer, got none")
+    return tokenizer
 
 
 def _extra() -> tuple[Any, Any]:

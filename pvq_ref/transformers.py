@@ -12,6 +12,7 @@ weights, bit for bit. The model that results is an ordinary one, not a quantized
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,16 @@ try:
 except ImportError as error:
     raise MissingExtraError("pvq_ref.transformers", error) from None
 
-if int(transformers.__version__.split(".")[0]) < OLDEST:
-    raise MissingExtraError(
-        "pvq_ref.transformers",
-        f"transformers must be {OLDEST}.0 or later, got {transformers.__version__}",
-    )
+
+def check_release(version: str) -> None:
+    """Raise MissingExtraError for a release of transformers that is too old."""
+    if int(version.split(".")[0]) < OLDEST:
+        raise MissingExtraError(
+            "pvq_ref.transformers", f"transformers must be {OLDEST}.0 or later, got {version}"
+        )
+
+
+check_release(transformers.__version__)
 
 METHOD = "pvq"
 TORCH_TYPES = {
@@ -138,9 +144,10 @@ _inner = PreTrainedModel.__dict__["_load_pretrained_model"]  # a class or a stat
 def _load_pretrained_model(
     cls: type, model: Any, state_dict: Any, files: Any, load_config: Any, *more: Any, **named: Any
 ) -> Any:
-    """Load as transformers does; the tensors of a compressed model are decoded ones."""
+    """Load as transformers does; the tensors of a compressed model are decoded and plain ones."""
     if isinstance(load_config.hf_quantizer, PVQQuantizer):
         state_dict = decoded_tensors(files)
+        load_config = replace(load_config, hf_quantizer=None)
     return _inner.__get__(None, cls)(model, state_dict, files, load_config, *more, **named)
 
 

@@ -231,6 +231,19 @@ def test_compute_types(folder):
     assert got[0] != got[1] and got[0] == pytest.approx(got[1], rel=0.05)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_measures_the_same(folder):
+    options = {"text": folder / "t.txt", "tasks": [folder / "choice.jsonl"], "window": WINDOW}
+    ref, got = (
+        evaluate(folder / "c", against=folder / "a", device=device, **options)
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(got.text.losses, ref.text.losses, rtol=1e-4)
+    np.testing.assert_allclose(got.text.kl, ref.text.kl, rtol=1e-3)
+    likelihoods = (one.tasks[0].log_likelihood for one in (got, ref))
+    np.testing.assert_allclose(*likelihoods, rtol=1e-4)
+
+
 def test_progress_comes_to_its_end(folder):
     seen = []
     evaluate(
