@@ -30,7 +30,7 @@ def _add_common(command: argparse.ArgumentParser, *, works: bool = True) -> None
 def _add_compress(commands: Any) -> None:
     c = commands.add_parser(
         "compress",
-        help="compress a model without calibration data",
+        help="compress a model, with or without calibration data",
         description="Compress every floating tensor of two or three dimensions, except embeddings, "
         "output heads, norms, routers and biases. MODEL is a .safetensors file or a folder of "
         "them; OUT is made in the same form.",
@@ -73,7 +73,83 @@ def _add_compress(commands: Any) -> None:
         )  # fmt: skip
     c.add_argument("--dry-run", "-n", action="store_true", help="print the plan and stop")
     c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_feedback(c)
     _add_common(c)
+
+
+def _add_feedback(c: argparse.ArgumentParser) -> None:
+    g = c.add_argument_group(
+        "calibration",
+        "With what the layers see, errors are fed back and the model stays much better. "
+        "--calibrate needs pip install 'pvq-ref[calibrate]'; --hessians needs nothing.",
+    )
+    source = g.add_mutually_exclusive_group()
+    source.add_argument(
+        "--calibrate", metavar="TEXT", help="compress block by block with the tokens of this text"
+    )
+    source.add_argument(
+        "--hessians", metavar="FILE", help="use the second moments of inputs that a file holds"
+    )
+    _add_text(g)
+    g.add_argument(
+        "--share", type=float, default=0.5, metavar="S",
+        help="how far weights move towards those that mend the errors of earlier layers, 0 to 1 "
+        "(default 0.5)",
+    )  # fmt: skip
+    g.add_argument(
+        "--tune", type=int, default=0, metavar="N",
+        help="tune the norms of rows for the whole model, N times over the text (default 0)",
+    )  # fmt: skip
+    g.add_argument(
+        "--allocate", action="store_true",
+        help="share the rate out among layers by how sensitive the model is to each",
+    )  # fmt: skip
+    g.add_argument(
+        "--plan", metavar="FILE",
+        help="the rate of each tensor: read from FILE if it is there, else, with --allocate, "
+        "written to it",
+    )  # fmt: skip
+    g.add_argument(
+        "--search", choices=("weighted", "plain"), default="weighted",
+        help="search of a group: in the metric of the loss, or Euclidean (default weighted)",
+    )  # fmt: skip
+    g.add_argument(
+        "--sweeps", type=int, default=0, metavar="N",
+        help="search all groups again up to N times (default 0)",
+    )  # fmt: skip
+    g.add_argument(
+        "--damping", type=float, default=0.01, metavar="D",
+        help="added to the diagonal of second moments, in units of its mean (default 0.01)",
+    )  # fmt: skip
+    g.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted calibration of this output"
+    )
+    _add_device(g)
+
+
+def _add_text(g: Any) -> None:
+    g.add_argument(
+        "--tokens", type=int, default=32768, metavar="N",
+        help="tokens of the text to use (default 32768)",
+    )  # fmt: skip
+    g.add_argument(
+        "--window", type=int, default=512, metavar="N", help="tokens of a window (default 512)"
+    )
+    g.add_argument(
+        "--part", type=_part, default=(0.0, 1.0), metavar="A:B",
+        help="the part of the text between two fractions, e.g. 0:0.5 (default 0:1)",
+    )  # fmt: skip
+    g.add_argument(
+        "--text-seed", type=int, default=0, metavar="N",
+        help="seed that draws windows from the text (default 0)",
+    )  # fmt: skip
+
+
+def _add_device(g: Any) -> None:
+    g.add_argument("--device", default="cpu", help="where torch computes: cpu (default), cuda, …")
+    g.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="windows at a time (default 8)"
+    )
 
 
 def _add_decompress(commands: Any) -> None:

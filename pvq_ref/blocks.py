@@ -7,11 +7,12 @@ files.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pvq_ref.container import Reader
 from pvq_ref.errors import MissingExtraError, ModelError
@@ -20,7 +21,7 @@ from pvq_ref.model import Model
 try:
     import torch
     from accelerate import init_empty_weights
-    from torch import Tensor, nn
+    from torch import nn
     from transformers import AutoConfig, AutoModelForCausalLM
 except ImportError as error:
     raise MissingExtraError("calibration", error) from None
@@ -31,54 +32,57 @@ class _Stop(Exception):
 
 
 class Blocks:
-    """A causal language model whose blocks are run one at a time."""
+    """A causal language model whose blocks are run one at a time.
+
+    Parameters: model, a folder; device, a name that torch knows. Raises ModelError where
+    transformers can't build the model, or it has no list of blocks.
+    """
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self._source = model
         self._files = {entry.name: file for file, entry in model.entries()}
         self.device = torch.device(device)
-        config = AutoConfig.from_pretrained(model.path, local_files_only=True)
-        with init_empty_weights(include_buffers=False):
-            self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        try:
+            config = AutoConfig.from_pretrained(model.path, local_files_only=True)
+            with init_empty_weights(include_buffers=False):
+                self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{model.path} must hold a causal language model: {error}") from None
         self._model.eval().requires_grad_(False)
         self.prefix, self._blocks = self._find()
-        inner = f"{self.prefix}."
-        base = self._model.base_model
-        for name, parameter in list(base.named_parameters(prefix=self._base_name())):
-            if parameter.is_meta and not name.startswith(inner):
-                self._fill(name)
-        for _, module in base.named_modules():
-            if not any(p.is_meta for p in module.parameters()):
-                module.to(self.device)
-        for name, buffer in list(base.named_buffers()):
-            owner, _, last = name.rpartition(".")
-            base.get_submodule(owner)._buffers[last] = buffer.to(self.device)
+        self._fill_around()
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def _base_name(self) -> str:
-        base = self._model.base_model
-        return next(name for name, module in self._model.named_modules() if module is base)
-
-    def _find(self) -> tuple[str, nn.ModuleList]:
-        """Return the list of blocks: the longest one with layers that repeat."""
+    def _find(self) -> tuple[str, Any]:
+        """Return the list of blocks: the longest list of modules, the first of several."""
         lists = [
-            (len(module), name, module)
+            (name, module)
             for name, module in self._model.named_modules()
             if isinstance(module, nn.ModuleList) and len(module)
         ]
         if not lists:
             raise ModelError("the model must have a list of blocks, got none")
-        longest = max(count for count, _, _ in lists)
-        return next((name, module) for count, name, module in lists if count == longest)
+        return max(lists, key=lambda one: len(one[1]))
 
-    def _read(self, name: str) -> Tensor:
+    def _fill_around(self) -> None:
+        """Load what stands around the blocks, the head aside, and move all buffers."""
+        base = self._model.base_model
+        name_of_base = next(name for name, m in self._model.named_modules() if m is base)
+        for name, _ in list(base.named_parameters(prefix=name_of_base)):
+            if not name.startswith(f"{self.prefix}."):
+                self._fill(name)
+        for module in base.modules():
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else buffer.to(self.device)
+
+    def _read(self, name: str) -> Any:
         """Return a tensor of the source by the name of its parameter."""
         for known in (name, name.removeprefix(f"{self._model.base_model_prefix}.")):
             if known in self._files:
                 with Reader(self._source.file(self._files[known])) as reader:
-                    values = np.asarray(reader.read(known), np.float32)
+                    values = reader.read(known).astype(np.float32)
                 return torch.from_numpy(values).to(self.device)
         raise ModelError(f"the model must have a tensor for parameter {name!r}, got none")
 
@@ -88,44 +92,43 @@ class Blocks:
         self._model.get_submodule(owner)._parameters[last] = value
 
     @contextmanager
-    def block(self, number: int) -> Iterator[nn.Module]:
+    def block(self, number: int) -> Iterator[Any]:
         """Give a block with its weights, and drop them at the end."""
         block = self._blocks[number]
-        names = [name for name, _ in block.named_parameters(prefix=f"{self.prefix}.{number}")]
-        for name in names:
+        for name, _ in list(block.named_parameters(prefix=f"{self.prefix}.{number}")):
             self._fill(name)
         try:
             yield block
         finally:
-            block.to("meta")
+            for module in block.modules():
+                for name, value in module._parameters.items():
+                    if value is not None:
+                        module._parameters[name] = nn.Parameter(value.to("meta"), False)
 
     def name_of(self, number: int, layer: str) -> str:
-        """Return the name of the weights of a linear layer of a block."""
-        return f"{self.prefix}.{number}.{layer}.weight"
+        """Return the name in the files of the weights of a linear layer of a block."""
+        name = f"{self.prefix}.{number}.{layer}.weight"
+        bare = name.removeprefix(f"{self._model.base_model_prefix}.")
+        return bare if name not in self._files and bare in self._files else name
 
     def linear_layers(self, number: int) -> list[str]:
         """Return the names of the linear layers inside a block."""
-        return [
-            name
-            for name, module in self._blocks[number].named_modules()
-            if isinstance(module, nn.Linear)
-        ]
+        modules = self._blocks[number].named_modules()
+        return [name for name, module in modules if isinstance(module, nn.Linear)]
 
-    @torch.inference_mode()
-    def enter(self, windows: np.ndarray[Any, Any], batch: int) -> "Stream":
+    def enter(self, windows: NDArray[np.int64], batch: int) -> "Stream":
         """Return the inputs of the first block for windows (count, window) of tokens.
 
         Every block is replaced by one that notes its other arguments and hands its input on.
         """
-        states: list[Tensor] = []
-        arguments: list[list[dict[str, Any]]] = []
+        stream = Stream([], [])
         noted: list[dict[str, Any]] = []
 
-        def note(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        def note(hidden: Any, *args: Any, **kwargs: Any) -> Any:
             if args:
-                raise ModelError("the blocks must take their arguments by name")
+                raise ModelError("the blocks must take all but their input by name")
             if not noted:
-                states.append(hidden)
+                stream.states.append(hidden)
             noted.append(kwargs)
             return hidden
 
@@ -135,92 +138,91 @@ class Blocks:
             for start in range(0, len(windows), batch):
                 noted.clear()
                 ids = torch.from_numpy(windows[start : start + batch]).to(self.device)
-                self._model.base_model(input_ids=ids, use_cache=False)
-                arguments.append(list(noted))
+                with torch.inference_mode():
+                    self._model.base_model(input_ids=ids, use_cache=False)
+                stream.arguments.append(list(noted))
         finally:
             for block in self._blocks:
                 del block.forward
-        return Stream(states, arguments)
+        return stream
 
 
 @dataclass
 class Stream:
     """The hidden states before a block, batch by batch, and each block's other arguments."""
 
-    states: list[Tensor]
+    states: list[Any]
     arguments: list[list[dict[str, Any]]]
 
     def copy(self) -> "Stream":
         """Return a stream that can go another way."""
         return Stream(list(self.states), self.arguments)
 
-    def run(self, block: nn.Module, number: int, batch: int) -> Tensor:
+    def run(self, block: Any, number: int, batch: int) -> Any:
         """Return what a block makes of one batch."""
-        out = block(self.states[batch], **self.arguments[batch][number])
+        with torch.inference_mode():
+            out = block(self.states[batch], **self.arguments[batch][number])
         return out[0] if isinstance(out, tuple) else out
 
-    @torch.inference_mode()
-    def advance(self, block: nn.Module, number: int) -> None:
+    def advance(self, block: Any, number: int) -> None:
         """Go through a block."""
         for batch in range(len(self.states)):
             self.states[batch] = self.run(block, number, batch)
 
-    @torch.inference_mode()
-    def inputs(self, block: nn.Module, number: int, layer: str, batch: int) -> Tensor:
+    def inputs(self, block: Any, number: int, layer: str, batch: int) -> Any:
         """Return the input (tokens, cols) of a layer for one batch, running no further."""
-        seen: list[Tensor] = []
+        seen: list[Any] = []
 
-        def stop(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen.append(args[0].reshape(-1, args[0].shape[-1]))
+        def stop(_: str, x: Any) -> None:
+            seen.append(_rows(x))
             raise _Stop
 
-        handle = block.get_submodule(layer).register_forward_pre_hook(stop)
-        try:
+        with watched(block, [layer], stop), suppress(_Stop):
             self.run(block, number, batch)
-        except _Stop:
-            pass
-        finally:
-            handle.remove()
         return seen[0]
 
-    @torch.inference_mode()
-    def advance_watching(
-        self, block: nn.Module, number: int, layers: list[str], see: Callable[[str, Tensor], None]
-    ) -> None:
-        """Go through a block, showing the input (tokens, cols) of some layers, batch by batch."""
-        handles = [
-            block.get_submodule(layer).register_forward_pre_hook(
-                lambda _, args, layer=layer: see(layer, args[0].reshape(-1, args[0].shape[-1]))
-            )
-            for layer in layers
-        ]
-        try:
-            self.advance(block, number)
-        finally:
-            for handle in handles:
-                handle.remove()
+    def stages(self, block: Any, number: int, layers: list[str]) -> list[list[str]]:
+        """Group layers by their input, in the order in which they run.
 
-    @torch.inference_mode()
-    def stages(self, block: nn.Module, number: int, layers: list[str]) -> list[list[str]]:
-        """Group layers by their input, in the order in which they run; what doesn't run is left out."""
-        inputs: list[tuple[Tensor, list[str]]] = []
+        Layers that the first batch doesn't reach are left out.
+        """
+        inputs: list[tuple[Any, list[str]]] = []
 
-        def see(name: str, x: Tensor) -> None:
+        def see(layer: str, x: Any) -> None:
             for other, names in inputs:
                 if other is x:
-                    names.append(name)
+                    names.append(layer)
                     return
-            inputs.append((x, [name]))
+            inputs.append((x, [layer]))
 
-        handles = [
-            block.get_submodule(layer).register_forward_pre_hook(
-                lambda _, args, layer=layer: see(layer, args[0])
-            )
-            for layer in layers
-        ]
-        try:
+        with watched(block, layers, see):
             self.run(block, number, 0)
-        finally:
-            for handle in handles:
-                handle.remove()
         return [names for _, names in inputs]
+
+    def advance_keeping(self, block: Any, number: int, layers: list[str]) -> dict[str, list[Any]]:
+        """Go through a block; return the inputs (tokens, cols) of some layers, batch by batch."""
+        seen: dict[str, list[Any]] = {layer: [] for layer in layers}
+        with watched(block, layers, lambda layer, x: seen[layer].append(_rows(x))):
+            self.advance(block, number)
+        return seen
+
+
+def _rows(x: Any) -> Any:
+    return x.reshape(-1, x.shape[-1])
+
+
+@contextmanager
+def watched(module: Any, layers: list[str], see: Callable[[str, Any], None]) -> Iterator[None]:
+    """Call see(layer, input) before a layer of the module runs."""
+
+    def hook(layer: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        return lambda _, args: see(layer, args[0])
+
+    handles = [
+        module.get_submodule(layer).register_forward_pre_hook(hook(layer)) for layer in layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -12,11 +12,11 @@ layers that come later in a block see those before them coded.
 
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from pvq_ref.blocks import Blocks, Stream
 from pvq_ref.gain import Floats
@@ -26,8 +26,8 @@ from pvq_ref.gain import Floats
 class Moments:
     """Means over tokens of x^ x^ᵀ and x^ xᵀ, both (cols, cols) float64."""
 
-    own: Tensor
-    cross: Tensor
+    own: Any
+    cross: Any
     tokens: int
 
 
@@ -36,9 +36,9 @@ class Moments:
 Coder = Callable[[list[str], list[Floats], Floats], Iterable[NDArray[np.floating]]]
 
 
-def moments(pairs: Iterable[tuple[Tensor, Tensor]]) -> Moments:
+def moments(pairs: Iterable[tuple[Any, Any]]) -> Moments:
     """Return the moments of batches (x^, x), each (tokens, cols) float32."""
-    sums: list[Tensor] = []
+    sums: list[Any] = []
     tokens = 0
     for ours, original in pairs:
         products = [(ours.T @ other).double() for other in (ours, original)]
@@ -47,7 +47,7 @@ def moments(pairs: Iterable[tuple[Tensor, Tensor]]) -> Moments:
     return Moments(sums[0] / tokens, sums[1] / tokens, tokens)
 
 
-def target(weight: Tensor, m: Moments, damping: float, share: float) -> Floats:
+def target(weight: Any, m: Moments, damping: float, share: float) -> Floats:
     """Return (1 - share) W + share W* (rows, cols), with μ = damping times the mean diagonal."""
     w = weight.double()
     if share == 0.0:
@@ -57,7 +57,6 @@ def target(weight: Tensor, m: Moments, damping: float, share: float) -> Floats:
     return np.asarray(((1.0 - share) * w + share * best).cpu().numpy())
 
 
-@torch.inference_mode()
 def walk(
     blocks: Blocks,
     stream: Stream,
@@ -76,19 +75,13 @@ def walk(
     original = stream.copy()
     for number in range(len(blocks)):
         names = [n for n in blocks.linear_layers(number) if blocks.name_of(number, n) in layers]
-        with blocks.block(number) as block:
-            seen: dict[str, list[Tensor]] = {}
+        with blocks.block(number) as block, torch.inference_mode():
             stages = original.stages(block, number, names)
+            seen = original.advance_keeping(block, number, [stage[0] for stage in stages])
             for stage in stages:
-                seen[stage[0]] = []
-            original.advance_watching(
-                block, number, list(seen), lambda name, x: seen[name].append(x)
-            )
-            for stage in stages:
-                inputs = seen.pop(stage[0])
                 pairs = (
                     (x if one_pass else stream.inputs(block, number, stage[0], batch), x)
-                    for batch, x in enumerate(inputs)
+                    for batch, x in enumerate(seen.pop(stage[0]))
                 )
                 _code_stage(blocks, block, number, stage, moments(pairs), code, damping, share)
             if one_pass:
@@ -99,7 +92,7 @@ def walk(
 
 def _code_stage(
     blocks: Blocks,
-    block: nn.Module,
+    block: Any,
     number: int,
     stage: list[str],
     m: Moments,

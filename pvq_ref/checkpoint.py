@@ -2,10 +2,11 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from pvq_ref import metadata, parsing
 from pvq_ref.container import Header, Reader, Writer, header_bytes, layout, read_header
 from pvq_ref.decoding import decoded_ranges
-from pvq_ref.encoding import encode
+from pvq_ref.encoding import RowReader, encode
 from pvq_ref.errors import IntegrityError, ModelError, NonFiniteError, OutputError, PVQError
 from pvq_ref.model import CONFIG, Model, open_model, rebuilt_index, write_json
 from pvq_ref.output import check_free, target_path, whole, write_sums
@@ -23,6 +24,8 @@ from pvq_ref.plan import Plan, Settings, TensorPlan, make_plan
 from pvq_ref.tensor import DTYPES, PVQTensor, check_fields
 
 Progress = Callable[[str, int], None]  # name of the tensor, weights done since the last call
+RowsDone = Callable[[int], None]
+Encoder = Callable[[TensorPlan, RowReader, RowsDone], PVQTensor]
 AnyPath = str | PathLike[str]
 
 
@@ -72,26 +75,51 @@ def compress(
         bits, embed_bits, group, gain_bits, order, block, seed, rotate, design, include, exclude
     )
     model = open_model(fspath(src))
-    return run(model, make_plan(model, settings), target_path(dst), threads, force, progress)
+    plan = make_plan(model, settings)
+    return run(model, plan, target_path(dst), plain_encoder(plan, threads), force, progress)
+
+
+def plain_encoder(plan: Plan, threads: int | None) -> Encoder:
+    """Return what codes tensors without calibration data. Raises DomainError."""
+    thread_count(threads)
+
+    def one(t: TensorPlan, read: RowReader, rows_done: RowsDone) -> PVQTensor:
+        assert t.coding is not None
+        design = plan.settings.design
+        return encode(read, t.entry.shape, t.entry.dtype, t.coding, design, threads, rows_done)
+
+    return one
+
+
+def check_output(model: Model, plan: Plan, target: Path, force: bool) -> None:
+    """Raise what would be in the way of the output: OutputError, ModelError."""
+    check_target(model, target, force)
+    _check_names(plan)
 
 
 def run(
-    model: Model, plan: Plan, target: Path, threads: int | None, force: bool, progress: Progress
+    model: Model,
+    plan: Plan,
+    target: Path,
+    encoder: Encoder,
+    force: bool,
+    progress: Progress,
+    reports: Mapping[str, object] = MappingProxyType({}),
 ) -> Result:
-    """Carry out a plan."""
-    thread_count(threads)
-    check_target(model, target, force)
-    _check_names(plan)
+    """Carry out a plan; reports are JSON files that a folder gets besides."""
+    check_output(model, plan, target, force)
     headers: dict[str, Header] = {}
     with whole(target, force, folder=model.is_folder) as partial:
         for file, source in model.headers.items():
             path = partial / file if model.is_folder else partial
             tensors = [t for t in plan.tensors if t.file == file]
-            _compress_file(model.file(file), path, tensors, source, plan, threads, progress)
+            _compress_file(model.file(file), path, tensors, source, encoder, progress)
             headers[file] = read_header(path)
         if model.is_folder:
             config = model.config | {"quantization_config": _config(plan)}
             _write_around(model, partial, config, headers, sum(t.weights for t in plan.tensors))
+            for name, report in reports.items():
+                write_json(partial / name, report)
             write_sums(partial)
     header_size = sum(header.data_start for header in headers.values())
     return Result(plan, header_size, header_size + plan.compressed_size + plan.untouched_size)
@@ -138,8 +166,7 @@ def _compress_file(
     target: Path,
     tensors: list[TensorPlan],
     header: Header,
-    plan: Plan,
-    threads: int | None,
+    encoder: Encoder,
     progress: Progress,
 ) -> None:
     entries = layout([one for t in tensors for one in _entries_of(t)])
@@ -157,7 +184,7 @@ def _compress_file(
             if t.coding is None:
                 writer.write(name, reader.chunks(name))
                 continue
-            tensor = _encode(reader, t, plan, threads, progress)
+            tensor = _encode(reader, t, encoder, progress)
             objects[name] = metadata.object_of(tensor)
             for part in metadata.PARTS:
                 writer.write(f"{name}_{part}", [getattr(tensor, part)])
@@ -166,22 +193,14 @@ def _compress_file(
         )
 
 
-def _encode(
-    reader: Reader, t: TensorPlan, plan: Plan, threads: int | None, progress: Progress
-) -> PVQTensor:
+def _encode(reader: Reader, t: TensorPlan, encoder: Encoder, progress: Progress) -> PVQTensor:
     name, cols = t.entry.name, t.entry.shape[-1]
-    assert t.coding is not None
 
     def read(start: int, stop: int) -> NDArray[Any]:
         return reader.read_rows(name, start, stop)
 
-    def rows_done(rows: int) -> None:
-        progress(name, rows * cols)
-
     try:
-        return encode(
-            read, t.entry.shape, t.entry.dtype, t.coding, plan.settings.design, threads, rows_done
-        )
+        return encoder(t, read, lambda rows: progress(name, rows * cols))
     except NonFiniteError as error:
         raise NonFiniteError(f"tensor {name!r}: {error}") from None
 

@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pvq_ref.arguments import USAGE, parser
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pvq_ref.calibrated import Calibration
     from pvq_ref.checkpoint import Result
-    from pvq_ref.plan import Plan
+    from pvq_ref.model import Model
+    from pvq_ref.plan import Plan, Settings
 
 OK, FAILED, UNVERIFIED, INTERRUPTED = 0, 1, 3, 130
 
@@ -106,14 +110,14 @@ def _total_lines(plan: "Plan", *, done: bool) -> list[str]:
     return lines
 
 
-def _compress(args: argparse.Namespace) -> int:
-    from pvq_ref.checkpoint import check_target, run
-    from pvq_ref.model import open_model
-    from pvq_ref.output import target_path
-    from pvq_ref.parallel import thread_count
-    from pvq_ref.plan import Settings, make_plan
+def _settings(args: argparse.Namespace) -> "Settings":
+    from pathlib import Path
 
-    settings = Settings(
+    from pvq_ref.allocation import read_rates
+    from pvq_ref.plan import Settings
+
+    known = args.plan is not None and Path(args.plan).exists()
+    return Settings(
         bits=args.bits,
         embed_bits=args.embed_bits,
         group=args.group,
@@ -124,12 +128,61 @@ def _compress(args: argparse.Namespace) -> int:
         design=args.levels,
         include=args.include,
         exclude=args.exclude,
+        rates=read_rates(Path(args.plan)) if known else {},
     )
+
+
+def _calibration(args: argparse.Namespace) -> "Calibration":
+    from pathlib import Path
+
+    from pvq_ref.calibrated import Calibration, Text
+    from pvq_ref.compensated import Feedback
+
+    text = Text(Path(args.calibrate), args.tokens, args.window, args.part, args.text_seed)
+    how = Feedback(args.damping, args.search, args.sweeps)
+    return Calibration(text, how, args.share, args.tune, args.device, args.batch)
+
+
+def _allocate(args: argparse.Namespace, model: "Model", plan: "Plan") -> "Plan":
+    """Share the rate out, where that is asked for and no plan file has it already."""
+    from dataclasses import replace
+    from pathlib import Path
+
+    from pvq_ref.allocation import write_rates
+    from pvq_ref.errors import DomainError
+    from pvq_ref.plan import make_plan
+
+    if plan.settings.rates or not (args.allocate or args.plan):
+        return plan
+    if not (args.allocate and args.calibrate):
+        raise DomainError("a new plan must have --allocate and --calibrate, or the rates in a file")
+    from pvq_ref.calibrated import allocated
+
+    rates = allocated(model, plan, _calibration(args), lambda line: _note(args, line))
+    if args.plan:
+        write_rates(Path(args.plan), rates, plan.settings.bits)
+    return make_plan(model, replace(plan.settings, rates=rates))
+
+
+def _note(args: argparse.Namespace, line: str) -> None:
+    """Say on stderr what is going on."""
+    if not args.quiet:
+        print(f"pvq-ref: {line}", file=sys.stderr)
+
+
+def _compress(args: argparse.Namespace) -> int:
+    from pvq_ref.checkpoint import check_target
+    from pvq_ref.model import open_model
+    from pvq_ref.output import target_path
+    from pvq_ref.parallel import thread_count
+    from pvq_ref.plan import make_plan
+
+    settings = _settings(args)
     thread_count(args.threads)
     model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
-    plan = make_plan(model, settings)
+    plan = _allocate(args, model, make_plan(model, settings))
     _say(args, *_plan_lines(plan), *(f"left out: {name}" for name in model.left_out))
     if args.dry_run:
         _say(args, *_total_lines(plan, done=False))
@@ -138,15 +191,55 @@ def _compress(args: argparse.Namespace) -> int:
     _announce_compilation(args)
     began = time.monotonic()
     with _Bar(args, plan.weights) as bar:
-        result = run(model, plan, target, args.threads, args.force, bar)
+        result, report = _run(args, model, plan, target, bar)
     seconds = time.monotonic() - began
-    _say(args, *_total_lines(plan, done=True), _time_line(result, seconds))
+    _say(args, *_total_lines(plan, done=True), *_loss_lines(report), _time_line(result, seconds))
     _emit(
         args,
         plan.as_json()
-        | {"header_bytes": result.header_size, "file_bytes": result.file_size, "seconds": seconds},
+        | {"header_bytes": result.header_size, "file_bytes": result.file_size, "seconds": seconds}
+        | report,
     )
     return OK
+
+
+def _run(
+    args: argparse.Namespace, model: "Model", plan: "Plan", target: "Path", bar: _Bar
+) -> tuple["Result", dict[str, Any]]:
+    """Compress with a text, with Hessians, or without either; return a report with it."""
+    from pvq_ref.checkpoint import plain_encoder, run
+
+    if args.calibrate:
+        from pvq_ref.calibrated import compress_calibrated
+
+        result, report = compress_calibrated(
+            model,
+            plan,
+            target,
+            _calibration(args),
+            threads=args.threads,
+            force=args.force,
+            resume=args.resume,
+            progress=bar,
+            say=lambda line: _note(args, line),
+        )
+        return result, {"report": report}
+    encoder = plain_encoder(plan, args.threads)
+    return run(model, plan, target, encoder, args.force, bar), {}
+
+
+def _loss_lines(report: dict[str, Any]) -> list[str]:
+    tensors = report["report"]["tensors"].values() if report else ()
+    coded = [t for t in tensors if "loss" in t]
+    if not coded:
+        return []
+    before, after = (
+        sum(t[key] for t in coded) / len(coded) for key in ("loss_without_feedback", "loss")
+    )
+    return [
+        f"{len(coded)} layers calibrated: relative loss of outputs {after:.5f}, {before:.5f} "
+        "without feedback (means)"
+    ]
 
 
 def _time_line(result: "Result", seconds: float) -> str:

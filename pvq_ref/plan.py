@@ -1,13 +1,13 @@
 """The plan of a compression: what happens to each tensor, and what it will take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 from pvq_ref.container import Entry
 from pvq_ref.encoding import checked_design, coding_for
-from pvq_ref.errors import ModelError
+from pvq_ref.errors import DomainError, ModelError
 from pvq_ref.groups import Coding
 from pvq_ref.model import Model
 from pvq_ref.rates import checked_target
@@ -31,6 +31,7 @@ class Settings:
     design: str = "auto"
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)  # of single tensors, before all else
 
     def coding(self, shape: tuple[int, ...], bits: float) -> Coding | None:
         """Return how a tensor is coded at a rate, or None where nothing fits."""
@@ -148,6 +149,10 @@ def make_plan(model: Model, settings: Settings) -> Plan:
         checked_target(settings.embed_bits, "embed_bits")
     checked_design(settings.design)
     entries = list(model.entries())
+    for name, rate in settings.rates.items():
+        checked_target(rate, f"the rate of {name!r}")
+        if name not in {entry.name for _, entry in entries}:
+            raise DomainError(f"rates must be of tensors of the model, got {name!r}")
     refuse_quantized(model.config, model.headers.values())
     reasons = choose([entry for _, entry in entries], settings.include, settings.exclude)
     plan = Plan(settings, [_plan_tensor(file, e, reasons[e.name], settings) for file, e in entries])
@@ -163,7 +168,7 @@ def _plan_tensor(file: str, entry: Entry, reason: str | None, settings: Settings
         reason, bits = None, settings.embed_bits
     if reason is not None:
         return TensorPlan(file, entry, None, reason)
-    coding = settings.coding(entry.shape, bits)
+    coding = settings.coding(entry.shape, settings.rates.get(entry.name, bits))
     if coding is None:
         return TensorPlan(file, entry, None, "nothing fits the rate")
     if coding.allotment.size >= entry.size:

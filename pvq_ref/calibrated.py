@@ -1,0 +1,293 @@
+"""Compress a model with calibration text, block by block (spec section 7).
+
+Composition: windows of the text, the walk through the blocks (`calibrate`), feedback
+(`compensated`), tuning, and the output as for data-free compression (`checkpoint`).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pvq_ref.allocation import allocate
+from pvq_ref.blocks import Blocks
+from pvq_ref.calibrate import walk
+from pvq_ref.checkpoint import Progress, Result, RowsDone, check_output, plain_encoder, run
+from pvq_ref.compensated import Feedback, Losses, encode
+from pvq_ref.counting import checked_integer
+from pvq_ref.decoding import dequantize
+from pvq_ref.encoding import RowReader
+from pvq_ref.errors import DomainError, ModelError, PVQError
+from pvq_ref.feedback import Curvature, curvature
+from pvq_ref.gain import Floats
+from pvq_ref.language_model import WHOLE, load, load_tokenizer, prefix, tokens, windows
+from pvq_ref.model import Model
+from pvq_ref.output import file_hash
+from pvq_ref.parallel import thread_count
+from pvq_ref.plan import Plan, Settings, TensorPlan
+from pvq_ref.rotation import splitmix64
+from pvq_ref.sensitivity import sensitivities
+from pvq_ref.tensor import DTYPES, PVQTensor
+from pvq_ref.tuning import tune, with_norms
+from pvq_ref.workfolder import WorkFolder, source_state
+
+REPORT = "calibration.json"
+ALLOCATION_TOKENS = 16384  # at most as many tokens measure sensitivities
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Windows of a text: the part between two fractions, cut up, some of them drawn by a seed."""
+
+    path: Path
+    tokens: int = 32768
+    window: int = 512
+    part: tuple[float, float] = WHOLE
+    seed: int = 0
+
+    def windows(self, tokenizer: Any) -> NDArray[np.int64]:
+        """Return windows (count, window), count · window <= tokens, in the order of the text.
+
+        Raises DomainError, ModelError.
+        """
+        count = checked_integer("tokens", self.tokens, 1) // self.window
+        if count == 0:
+            raise DomainError(f"tokens must fill a window of {self.window}, got {self.tokens}")
+        every = windows(tokens(tokenizer, self.path, self.part), self.window, prefix(tokenizer))
+        drawn = np.argsort(splitmix64(self.seed, len(every)), kind="stable")[:count]
+        return every[np.sort(drawn)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a report says of the text."""
+        return asdict(self) | {"path": self.path.name, "sha256": file_hash(self.path)}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a model is calibrated: its text, the feedback, the share of the way to W* (spec section
+    7.5), epochs of tuning, and the torch device with the windows that it takes at a time.
+    """
+
+    text: Text
+    how: Feedback = field(default_factory=Feedback)
+    share: float = 0.5
+    tune: int = 0
+    device: str = "cpu"
+    batch: int = 8
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share <= 1.0:
+            raise DomainError(f"share must be from 0 to 1, got {self.share}")
+        checked_integer("tune", self.tune, 0, 1000)
+        checked_integer("batch", self.batch, 1)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what a report says of it."""
+        return {
+            "text": self.text.as_json(),
+            "feedback": asdict(self.how),
+            "share": self.share,
+            "tune": self.tune,
+        }
+
+
+class _Coder:
+    """Codes layers as the walk comes to them, and keeps them in the work folder."""
+
+    def __init__(
+        self, plan: Plan, how: Feedback, work: WorkFolder, threads: int | None, progress: Progress
+    ) -> None:
+        self._tensors = {t.entry.name: t for t in plan.compressed}
+        self._design, self._how, self._work = plan.settings.design, how, work
+        self._threads, self._progress = threads, progress
+        self.losses: dict[str, Losses] = {}
+
+    def __call__(
+        self, names: list[str], targets: list[Floats], hessian: Floats
+    ) -> Iterator[NDArray[np.floating]]:
+        curved: dict[object, Curvature] = {}
+        for name, weights in zip(names, targets, strict=True):
+            t = self._tensors[name]
+            assert t.coding is not None
+            rotation = t.coding.rotation
+            kept = self._work.get(name)
+            if kept is None:
+                if rotation not in curved:
+                    curved[rotation] = self._curvature(name, hessian, t)
+                kept = self._encode(t, weights, curved[rotation])
+                self._work.put(name, *kept)
+            else:
+                self._progress(name, t.weights)
+            tensor, self.losses[name] = kept
+            yield dequantize(tensor, DTYPES[tensor.dtype], threads=self._threads)
+
+    def _curvature(self, name: str, hessian: Floats, t: TensorPlan) -> Curvature:
+        assert t.coding is not None
+        try:
+            return curvature(hessian, t.entry.shape[-1], t.coding.rotation, self._how.damping)
+        except PVQError as error:
+            raise type(error)(f"inputs of {name!r}: {error}") from None
+
+    def _encode(
+        self, t: TensorPlan, weights: Floats, curved: Curvature
+    ) -> tuple[PVQTensor, Losses]:
+        assert t.coding is not None
+        name, cols = t.entry.name, t.entry.shape[-1]
+        return encode(
+            lambda start, stop: weights[start:stop],
+            t.entry.shape,
+            t.entry.dtype,
+            t.coding,
+            self._design,
+            curved,
+            self._how,
+            self._threads,
+            lambda rows: self._progress(name, rows * cols),
+        )
+
+
+def linear_layers(model: Model, plan: Plan) -> set[str]:
+    """Return the names of weights of a plan that calibration can reach: linear layers of blocks.
+
+    Raises ModelError where there are none.
+    """
+    blocks = Blocks(model)
+    named = {
+        blocks.name_of(number, layer)
+        for number in range(len(blocks))
+        for layer in blocks.linear_layers(number)
+    }
+    reached = named & {t.entry.name for t in plan.compressed}
+    if not reached:
+        raise ModelError("the model must have linear layers in its blocks to calibrate, got none")
+    return reached
+
+
+def allocated(model: Model, plan: Plan, calibration: Calibration, say: Say) -> dict[str, float]:
+    """Return rates by measured sensitivity, see `allocation`. The whole model is in memory."""
+    language_model = load(model.path, device=calibration.device)
+    chosen = calibration.text.windows(language_model.tokenizer)
+    chosen = chosen[: max(1, ALLOCATION_TOKENS // chosen.shape[1])]
+    codings = {t.entry.name: t.coding for t in plan.compressed if t.coding}
+    say(f"measuring how sensitive the model is to each layer, on {chosen.size:,} tokens")
+    measured = sensitivities(language_model, codings, chosen, calibration.how.damping)
+    return allocate(plan, measured, plan.settings)
+
+
+def compress_calibrated(
+    model: Model,
+    plan: Plan,
+    target: Path,
+    calibration: Calibration,
+    *,
+    threads: int | None = None,
+    force: bool = False,
+    resume: bool = False,
+    progress: Progress = lambda name, weights: None,
+    say: Say = lambda line: None,
+) -> tuple[Result, dict[str, Any]]:
+    """Compress a model folder with calibration text; return the result and the report.
+
+    Parameters: model and plan, see `open_model` and `make_plan`; target, the output folder;
+    calibration; threads, all by default; force as in `compress`; resume, to go on with what an
+    interrupted run left in OUT.calibration; progress as in `compress`; say gets lines about what is
+    going on. Linear layers outside the blocks and other tensors of the plan are coded without
+    calibration. Raises what `compress` raises, MissingExtraError, and OutputError if resume finds
+    other settings.
+    """
+    if not model.is_folder or not model.config:
+        raise ModelError("the model must be a folder with a config.json to be calibrated")
+    check_output(model, plan, target, force)
+    plain = plain_encoder(plan, threads)
+    torch.set_num_threads(thread_count(threads))
+    tokenizer = load_tokenizer(model.path)
+    chosen = calibration.text.windows(tokenizer)
+    state = {
+        "source": source_state(model),
+        "settings": _settings_json(plan.settings),
+        "calibration": calibration.as_json() | {"tune": 0},  # it comes after what is kept
+    }
+    work = WorkFolder(target, state, resume)
+    if work.discarded:
+        say(f"{work.path} of an earlier run was discarded; --resume would have gone on with it")
+    reached = linear_layers(model, plan)
+    coder = _Coder(plan, calibration.how, work, threads, progress)
+    blocks = Blocks(model, calibration.device)
+    stream = blocks.enter(chosen, calibration.batch)
+    walk(
+        blocks,
+        stream,
+        reached,
+        coder,
+        damping=calibration.how.damping,
+        share=calibration.share,
+    )
+    del blocks, stream
+    factors = _tuned(model, sorted(coder.losses), work, chosen, calibration, say)
+
+    def encoder(t: TensorPlan, read: RowReader, rows_done: RowsDone) -> PVQTensor:
+        kept = work.get(t.entry.name) if t.entry.name in coder.losses else None
+        if kept is None:
+            return plain(t, read, rows_done)
+        return with_norms(kept[0], factors[t.entry.name]) if factors else kept[0]
+
+    report = _report(plan, calibration, coder.losses, int(chosen.size))
+    result = run(model, plan, target, encoder, force, progress, {REPORT: report})
+    work.remove()
+    return result, report
+
+
+def _settings_json(settings: Settings) -> dict[str, Any]:
+    return asdict(replace(settings, rates=dict(settings.rates)))
+
+
+def _tuned(
+    model: Model,
+    names: list[str],
+    work: WorkFolder,
+    chosen: NDArray[np.int64],
+    calibration: Calibration,
+    say: Say,
+) -> dict[str, Floats]:
+    """Return factors for row norms, or none without tuning."""
+    if not calibration.tune:
+        return {}
+    original = load(model.path, device=calibration.device)
+    ours = load(model.path, device=calibration.device)
+    for name in names:
+        kept = work.get(name)
+        assert kept is not None
+        decoded = dequantize(kept[0], DTYPES[kept[0].dtype]).astype(np.float32)
+        layer = ours.model.get_submodule(name.removesuffix(".weight"))
+        layer.weight.data.copy_(torch.from_numpy(decoded))
+    seen: list[float] = []
+    factors = tune(original, ours, names, chosen, calibration.tune, seen.append)
+    per_epoch = len(seen) // calibration.tune
+    first, last = np.mean(seen[:per_epoch]), np.mean(seen[-per_epoch:])
+    say(f"tuned: divergence from the original {first:.4f} in the first epoch, then {last:.4f}")
+    return factors
+
+
+def _report(
+    plan: Plan, calibration: Calibration, losses: dict[str, Losses], seen: int
+) -> dict[str, Any]:
+    settings = plan.settings
+    tensors = {}
+    for t in plan.compressed:
+        assert t.coding is not None
+        a = t.coding.allotment
+        one: dict[str, Any] = {"bits_per_weight": a.file_rate, "k": a.k, "gain_bits": a.gain_bits}
+        if t.entry.name in losses:
+            own = losses[t.entry.name]
+            one |= {"loss_without_feedback": own.without, "loss": own.coded}
+        tensors[t.entry.name] = one
+    return {
+        "calibration": calibration.as_json() | {"tokens_seen": seen},
+        "settings": _settings_json(settings),
+        "tensors": tensors,
+    }
