@@ -78,13 +78,13 @@ def allocate(plan: Plan, sensitivity: Mapping[str, float], settings: Settings) -
             high = middle
         else:
             low = middle
-    return {name: choice.rate for name, choice in choose(high).items()}
+    return {name: choice.rate for name, choice in sorted(choose(high).items())}
 
 
 def write_rates(path: Path, rates: Mapping[str, float], bits: float) -> None:
     """Write a plan file: the target, and the rate of each tensor. Raises OutputError."""
     with whole(path, force=False, folder=False) as partial:
-        write_json(partial, {"bits": bits, "rates": dict(sorted(rates.items()))})
+        write_json(partial, {"bits": bits, "rates": dict(rates)})
 
 
 def read_rates(path: Path) -> dict[str, float]:
@@ -100,4 +100,4 @@ def read_rates(path: Path) -> dict[str, float]:
         isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates.values()
     ):
         raise ModelError(f"the plan {path} must have an object `rates` of names and numbers")
-    return {str(name): float(rate) for name, rate in rates.items()}
+    return {str(name): float(rate) for name, rate in sorted(rates.items())}

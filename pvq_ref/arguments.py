@@ -92,9 +92,9 @@ def _add_feedback(c: argparse.ArgumentParser) -> None:
     )
     _add_text(g)
     g.add_argument(
-        "--share", type=float, default=0.5, metavar="S",
+        "--share", type=float, default=0.7, metavar="S",
         help="how far weights move towards those that mend the errors of earlier layers, 0 to 1 "
-        "(default 0.5)",
+        "(default 0.7)",
     )  # fmt: skip
     g.add_argument(
         "--tune", type=int, default=0, metavar="N",

@@ -75,7 +75,7 @@ class Calibration:
 
     text: Text
     how: Feedback = field(default_factory=Feedback)
-    share: float = 0.5
+    share: float = 0.7
     tune: int = 0
     device: str = "cpu"
     batch: int = 8

@@ -47,7 +47,7 @@ from pvq_ref.tensor import PVQTensor, dtype_name
 RowReader = Callable[[int, int], NDArray[np.floating]]
 FITTED_ROWS = 256  # at most as many rows are coded to fit the levels of a tensor
 ROWS = 64  # rows that one thread codes at a time, at most
-SWEEPS = 4
+SWEEPS = 0
 
 
 @dataclass(frozen=True)
