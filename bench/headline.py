@@ -1,0 +1,169 @@
+#!/usr/bin/env python3
+"""Compress a model with calibration as a user would, several seeds; measure what it still knows.
+
+    python bench/headline.py MODEL TEXTS RESULTS [--device cuda] [--bits 3.25]... [--seed 0]...
+    python bench/headline.py --page RESULTS PAGE
+
+MODEL is a folder of bench/fetch_smollm2.py OUT --rotate 1, TEXTS the folder of bench/fetch_text.py.
+The command line of pvq-ref compresses with the first half of wiki.txt and evaluates on the second
+half and on five tasks, beside the original. RESULTS, a folder, keeps what both commands print; what
+is there isn't done again. --page makes a page of it. Needs the extra calibrate.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import report
+
+TASKS = ("piqa", "arc_easy", "winogrande", "hellaswag", "lambada")
+VARIANTS: dict[str, list[str]] = {
+    "feedback": [],
+    "allocated": ["--allocate"],
+    "tuned": ["--allocate", "--tune", "3"],
+}
+
+
+def command_line(*arguments: object) -> Any:
+    """Run pvq-ref and return the JSON object that it prints."""
+    words = [sys.executable, "-m", "pvq_ref", *map(str, arguments), "--json"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def kept(path: Path, *arguments: object) -> Any:
+    """Return what a command printed, now or before."""
+    if not path.exists():
+        value = command_line(*arguments)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value), encoding="utf-8")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run(given: argparse.Namespace, bits: float, variant: str, seed: int) -> None:
+    """Compress and measure one variant, unless that has been done."""
+    name = f"{bits:g}-{variant}-{seed}"
+    out = given.results / "models" / name
+    text = given.texts / "wiki.txt"
+    if not (given.results / f"{name}.evaluate.json").exists():
+        kept(
+            given.results / f"{name}.compress.json",
+            "compress", given.model, out, "--bits", bits, "--group", given.group,
+            "--calibrate", text, "--part", "0:0.5", "--tokens", given.tokens,
+            "--text-seed", seed, "--device", given.device, "--force", *VARIANTS[variant],
+        )  # fmt: skip
+    kept(
+        given.results / f"{name}.evaluate.json",
+        "evaluate", out, "--against", given.model, "--text", text, "--part", "0.5:1",
+        "--tasks", *[given.texts / f"{task}.jsonl" for task in TASKS], "--items", given.items,
+        "--device", given.device,
+    )  # fmt: skip
+
+
+def row(bits: str, variant: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
+    """Return a row of the table, means over seeds."""
+    measured = [evaluated["against"] for _, evaluated in seeds]
+    ratios = [one["perplexity_ratio"] for one in measured]
+    spread = f" ± {stdev(ratios):.4f}" if len(ratios) > 1 else ""
+    accuracy = [one["mean_accuracy"] for one in measured]
+    return [
+        f"{bits} {variant}",
+        f"{mean(c['bits_per_weight'] for c, _ in seeds):.4f}",
+        str(len(seeds)),
+        f"{mean(e['perplexity'] for _, e in seeds):.3f}",
+        f"{mean(ratios):.4f}{spread}",
+        f"{mean(one['kl_divergence'] for one in measured):.4f}",
+        f"{100 * mean(one['top_token_agreement'] for one in measured):.2f} %",
+        f"{100 * mean(one['model'] for one in accuracy):.2f} %",
+        f"{100 * mean(one['ratio'] for one in accuracy):.2f} %",
+        f"{100 * mean(one['difference_standard_error'] for one in accuracy):.2f}",
+        f"{mean(c['seconds'] for c, _ in seeds):.0f}",
+    ]
+
+
+HEAD = (
+    "bits, variant", "file rate", "seeds", "perplexity", "ratio to original", "KL divergence",
+    "top token agrees", "mean accuracy", "of the original's", "paired s.e., points", "seconds",
+)  # fmt: skip
+
+
+def page(results: Path, path: Path) -> None:
+    """Write the page of what is in the folder of results."""
+    found: dict[tuple[float, str], list[tuple[Any, Any]]] = {}
+    for file in sorted(results.glob("*.evaluate.json")):
+        bits, variant, _ = file.name.removesuffix(".evaluate.json").split("-")
+        compress = json.loads((results / file.name.replace("evaluate", "compress")).read_text())
+        found.setdefault((float(bits), variant), []).append(
+            (compress, json.loads(file.read_text()))
+        )
+    order = list(VARIANTS)
+    rows = [
+        row(f"{bits:g}", variant, found[bits, variant])
+        for bits, variant in sorted(found, key=lambda key: (key[0], order.index(key[1])))
+    ]
+    told = json.loads((results / "run.json").read_text())
+    first = next(iter(found.values()))[0]
+    tasks = ", ".join(TASKS)
+    text = f"""# What a calibrated model still knows
+
+Made by `{told["command"]}` on {told["machine"]}; the page by `bench/headline.py --page`.
+Model: {told["model"]}. Calibration: {first[0]["report"]["calibration"]["tokens_seen"]:,} tokens of the
+first half of wiki.txt, drawn by the seed, groups of {told["group"]}; evaluation: the second half
+({first[1]["tokens"]:,} scored tokens, windows of 512) and at most {told["items"]} items each of {tasks}.
+Figures are means over seeds, ± the standard deviation over seeds. The accuracy is the mean over the
+five tasks; the standard error of its difference from the original's is paired, of one seed.
+
+{report.table(HEAD, rows)}
+
+`feedback` is `pvq-ref compress --calibrate`; `allocated` adds `--allocate`, and `tuned` adds
+`--tune 3` to that.
+"""
+    report.write_page(path, text)
+
+
+def machine(device: str) -> str:
+    """Return the name of what computed."""
+    if device == "cpu":
+        return report.made_with("torch", "transformers", "numba")
+    import torch
+
+    return f"{torch.cuda.get_device_name()}, {report.made_with('torch', 'transformers', 'numba')}"
+
+
+def main() -> None:
+    """Measure, or make the page."""
+    if sys.argv[1:2] == ["--page"]:
+        page(Path(sys.argv[2]), Path(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(description="Compress with calibration, and measure.")
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL")
+    add("texts", type=Path, metavar="TEXTS")
+    add("results", type=Path, metavar="RESULTS")
+    add("--device", default="cpu")
+    add("--bits", type=float, action="append", help="file rates (default 3.25)")
+    add("--variant", action="append", choices=VARIANTS, help="what to run (default: all)")
+    add("--seed", type=int, action="append", help="seeds of the text (default 0, 1, 2)")
+    add("--group", type=int, default=32)
+    add("--tokens", type=int, default=131072, help="calibration tokens (default %(default)s)")
+    add("--items", type=int, default=1000, help="of each task (default %(default)s)")
+    given = parser.parse_args()
+    given.results.mkdir(parents=True, exist_ok=True)
+    told = {
+        "command": report.command("headline.py"), "machine": machine(given.device),
+        "model": given.model.name, "items": given.items, "group": given.group,
+    }  # fmt: skip
+    (given.results / "run.json").write_text(json.dumps(told), encoding="utf-8")
+    for bits in given.bits or (3.25,):
+        for variant in given.variant or VARIANTS:
+            for seed in given.seed or (0, 1, 2):
+                run(given, bits, variant, seed)
+
+
+if __name__ == "__main__":
+    main()
