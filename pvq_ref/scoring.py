@@ -82,9 +82,7 @@ def score(
     for batch in _batches(requests, budget):
         chosen = [requests[i] for i in batch]
         longest = max(len(r.tokens) for r in chosen)
-        filled = np.zeros((len(chosen), longest), np.int64)
-        for row, r in enumerate(chosen):
-            filled[row, : len(r.tokens)] = r.tokens
+        filled = np.array([r.tokens + r.tokens[-1:] * (longest - len(r.tokens)) for r in chosen])
         begin = min(r.start for r in chosen)
         for which, model in enumerate(models):
             rows = _tokens_scored(_logits(model, filled, begin - 1, longest - 1), filled, begin)
