@@ -40,11 +40,11 @@ class _Asked:
 
 
 def evaluate(
-    path: Path,
+    model: Path | LanguageModel,
     *,
     text: Path | None = None,
     tasks: Sequence[Path] = (),
-    against: Path | None = None,
+    against: Path | LanguageModel | None = None,
     window: int = 512,
     limit: int | None = None,
     items: int | None = None,
@@ -56,13 +56,13 @@ def evaluate(
 ) -> Report:
     """Measure a language model, plain or compressed.
 
-    Parameters: path of its folder; text, a UTF-8 file for perplexity; tasks, files in the form of
-    docs/evaluate.md; against, the folder of the original, to be measured on the same and compared;
-    window, tokens of a window; limit, the most tokens of the text; items, the most of each task;
-    part of the text, see `read_part`; device and dtype, see `load`; batch, windows at a time (1 on
-    a CPU, else 8), and as many tokens of tasks; progress, called with what is under way, the tokens
-    done since the last call and all tokens. Raises MissingExtraError, DomainError, ModelError,
-    FormatError, NonFiniteError, OSError.
+    Parameters: model, its folder, or what `load` gave; text, a UTF-8 file for perplexity; tasks,
+    files in the form of docs/evaluate.md; against, the original, to be measured on the same and
+    compared; window, tokens of a window; limit, the most tokens of the text; items, the most of
+    each task; part of the text, see `read_part`; device and dtype, see `load`; batch, windows at a
+    time (1 on a CPU, else 8), and as many tokens of tasks; progress, called with what is under way,
+    the tokens done since the last call and all tokens. Raises MissingExtraError, DomainError,
+    ModelError, FormatError, NonFiniteError, OSError.
     """
     if text is None and not tasks:
         raise DomainError("an evaluation must have a text or tasks, got neither")
@@ -72,7 +72,11 @@ def evaluate(
     if text is not None and not read_part(text, part):
         raise ModelError(f"the text must not be empty, got {text}")
     read = read_tasks(tasks, items)
-    models = [load(one, dtype, device) for one in (path, against) if one is not None]
+    models = [
+        one if isinstance(one, LanguageModel) else load(one, dtype, device)
+        for one in (model, against)
+        if one is not None
+    ]
     _check_alike(models)
     before = prefix(models[0].tokenizer)
     cut = None

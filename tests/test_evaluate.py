@@ -11,6 +11,7 @@ import pvq_ref
 import pvq_ref.cli
 from pvq_ref.errors import DomainError, ModelError, NonFiniteError
 from pvq_ref.evaluate import evaluate
+from pvq_ref.language_model import load
 
 EXTRA = "needs pip install 'pvq-ref[calibrate]'"
 torch = pytest.importorskip("torch", reason=EXTRA)
@@ -221,6 +222,13 @@ def test_a_model_against_itself_differs_in_nothing(folder):
     assert shown["perplexity"] == got.perplexity().value
     worse = evaluate(folder / "c", text=folder / "t.txt", against=folder / "a", window=WINDOW)
     assert worse.as_json()["against"]["kl_divergence"] > 0.001
+
+
+def test_models_in_memory(folder):
+    model = load(folder / "a")
+    ref = evaluate(folder / "a", text=folder / "t.txt", window=WINDOW).perplexity()
+    got = evaluate(model, text=folder / "t.txt", against=model, window=WINDOW)
+    assert got.perplexity() == ref == got.perplexity(1)
 
 
 def test_compute_types(folder):
