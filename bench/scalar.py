@@ -1,11 +1,12 @@
 """Scalar quantizers of the normal law of variance 1, each weight on its own.
 
-The error of 2^rate levels t_i, each used where it is nearest, is 1 + Σ t_i (t_i p_i - 2 m_i), with
+The error of levels t_i, each used where it is nearest, is 1 + Σ t_i (t_i p_i - 2 m_i), with
 p_i = P and m_i = E[x; ·] of the i-th interval. The optimum has t_i = m_i / p_i (Lloyd 1957, Max
 1960).
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,25 +28,32 @@ def _error(levels: Floats) -> float:
     return float(1.0 + np.sum(levels * (levels * mass - 2 * moment)))
 
 
-def _even_levels(rate: int, step: float) -> Floats:
-    return (np.arange(1 << rate, dtype=np.float64) - ((1 << rate) - 1) / 2) * step
+def _even_levels(count: int, step: float) -> Floats:
+    return (np.arange(count, dtype=np.float64) - (count - 1) / 2) * step
 
 
-def lloyd_max_error(rate: int) -> float:
-    """Return the least mean squared error of 2^rate levels (Lloyd's iteration)."""
-    levels = _even_levels(rate, 4.0 / (1 << rate))
+@lru_cache
+def lloyd_max_levels(count: int) -> Floats:
+    """Return the `count` >= 2 levels of least mean squared error, ascending (Lloyd's iteration)."""
+    levels = _even_levels(count, 4.0 / count)
     while True:
         mass, moment = _masses_and_moments(levels)
         following = moment / mass
         if np.max(np.abs(following - levels)) < 1e-10:
-            return _error(following)
+            following.flags.writeable = False
+            return following
         levels = following
+
+
+def lloyd_max_error(rate: int) -> float:
+    """Return the least mean squared error of 2^rate levels."""
+    return _error(lloyd_max_levels(1 << rate))
 
 
 def uniform_error(rate: int) -> float:
     """Return the least error of 2^rate levels at equal distances, symmetric about zero."""
     found = minimize_scalar(
-        lambda step: _error(_even_levels(rate, step)),
+        lambda step: _error(_even_levels(1 << rate, step)),
         bounds=(0.0, 4.0),
         method="bounded",
         options={"xatol": 1e-9},
