@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_limits
 
 from pvq_ref.counting import bits, checked_integer
+from pvq_ref.curvature import DAMPING, Curvature, checked_damping, curvature
 from pvq_ref.encoding import (
     FIT_GAIN,
     checked_design,
@@ -24,14 +25,10 @@ from pvq_ref.encoding import (
 )
 from pvq_ref.errors import DomainError
 from pvq_ref.feedback import (
-    DAMPING,
     SEARCHES,
     Coded,
-    Curvature,
     Step,
-    checked_damping,
     code_alone,
-    curvature,
     feed_back,
     slots,
     steps,

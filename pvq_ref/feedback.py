@@ -19,20 +19,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
 
-from pvq_ref.errors import DomainError, NonFiniteError, ShapeError
+from pvq_ref.curvature import Curvature
 from pvq_ref.exchange import UNCODED, exchange_groups
 from pvq_ref.gain import Floats, group_gains, nearest_levels
 from pvq_ref.groups import Part, parts
 from pvq_ref.rates import Allotment
-from pvq_ref.rotation import Rotation
 from pvq_ref.searching import search_unchecked
 
 SEARCHES = ("weighted", "plain")
-DAMPING = 0.01
-_ASYMMETRY = 1e-4  # of the largest element: Hessians are binary32 sums, not always symmetrized
 
 
 @dataclass(frozen=True)
@@ -50,20 +47,6 @@ def slots(a: Allotment) -> Iterator[Slot]:
         for number in range(part.per_row):
             first = part.first_column + number * part.n
             yield Slot(part, number, slice(first, first + part.n))
-
-
-@dataclass(frozen=True)
-class Curvature:
-    """The damped second moment H of rotated inputs (cols, cols), and its factor A."""
-
-    hessian: Floats
-    factor: Floats  # upper triangular, H = A Aᵀ
-    added: float  # to the diagonal, as damping
-
-    def loss(self, error: Floats) -> float:
-        """Return tr(E H Eᵀ) of errors (rows, cols) with the H that isn't damped."""
-        damped = float(np.sum((error @ self.hessian) * error))
-        return damped - self.added * float(np.sum(error * error))
 
 
 @dataclass(frozen=True)
@@ -92,71 +75,6 @@ def steps(curved: Curvature, a: Allotment) -> list[Step]:
             Step(slot, own @ own.T, carry, block, np.linalg.inv(block), curved.hessian[q])
         )
     return result
-
-
-def checked_hessian(hessian: ArrayLike, cols: int) -> Floats:
-    """Return a Hessian as a symmetric float64 array. Raises ShapeError, NonFiniteError,
-    DomainError.
-    """
-    h = np.array(hessian, np.float64)
-    if h.shape != (cols, cols):
-        raise ShapeError(f"hessian must be of shape ({cols}, {cols}), got {h.shape}")
-    if not np.isfinite(h).all():
-        row, column = np.argwhere(~np.isfinite(h))[0]
-        raise NonFiniteError(f"hessian must be finite, got {h[row, column]} at ({row}, {column})")
-    if (np.diag(h) < 0.0).any():
-        place = int(np.argmin(np.diag(h)))
-        raise DomainError(
-            f"hessian must have no negative diagonal, got {h[place, place]} at ({place}, {place})"
-        )
-    difference = np.abs(h - h.T)
-    if difference.max() > _ASYMMETRY * np.abs(h).max():
-        row, column = np.unravel_index(int(difference.argmax()), h.shape)
-        raise DomainError(
-            f"hessian must be symmetric, got {h[row, column]} at ({row}, {column}) and "
-            f"{h[column, row]} at ({column}, {row})"
-        )
-    return (h + h.T) / 2.0
-
-
-def checked_damping(damping: float) -> float:
-    """Return the damping, or raise DomainError."""
-    if isinstance(damping, bool) or not isinstance(damping, int | float) or not damping >= 0.0:
-        raise DomainError(f"damping must be a number from 0 on, got {damping!r}")
-    if not np.isfinite(damping):
-        raise DomainError(f"damping must be finite, got {damping}")
-    return float(damping)
-
-
-def curvature(
-    hessian: ArrayLike, cols: int, rotation: Rotation | None, damping: float = DAMPING
-) -> Curvature:
-    """Rotate, damp and factor a Hessian (spec section 7.1).
-
-    Parameters: hessian (cols, cols), the second moment of the layer's inputs, symmetric; rotation
-    of the weights, or None; damping, in units of the mean diagonal. An input that is always zero is
-    no obstacle, and a Hessian that is zero throughout counts as the identity. Raises ShapeError,
-    NonFiniteError, DomainError (not symmetric, or not positive definite after damping).
-    """
-    h = checked_hessian(hessian, cols)
-    mean = float(np.mean(np.diag(h)))
-    if mean == 0.0:
-        h, mean = np.eye(cols), 1.0
-    if rotation is not None:
-        for _ in range(2):  # R H, then R (R H)ᵀ
-            rotation.forward(h)
-            h = np.ascontiguousarray(h.T)
-        h = (h + h.T) / 2.0
-    added = checked_damping(damping) * mean
-    h[np.diag_indices(cols)] += added
-    try:  # backwards, the lower factor that LAPACK gives becomes an upper one
-        lower = cholesky(h[::-1, ::-1], lower=True)
-    except LinAlgError:
-        raise DomainError(
-            f"hessian must be positive definite, and isn't with a damping of {damping:g}: "
-            "use more of it, or more tokens"
-        ) from None
-    return Curvature(h, np.ascontiguousarray(lower[::-1, ::-1]), added)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,120 @@
+"""Curvature: what errors of weights cost a layer's outputs (spec section 7.1).
+
+Inputs x of a layer have the second moment H = E[x xᵀ], its Hessian. An error E (rows, cols) of the
+weights makes the outputs miss by E ||E x||² = tr(E H Eᵀ). Rotated weights see R x, and so R H Rᵀ.
+Damping adds to the diagonal. H = A Aᵀ with an upper triangular A turns the cost into ||E A||², to
+which a column of E A adds what its own error and those of earlier columns bring: the form that
+feedback needs. The factor of GPTQ's texts (Frantar et al. 2023), H⁻¹ = UᵀU, is U = A⁻¹; it is
+never formed.
+"""
+
+from dataclasses import dataclass
+from math import frexp
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.linalg import LinAlgError, cholesky
+
+from pvq_ref.errors import DomainError, DTypeError, NonFiniteError, ShapeError
+from pvq_ref.gain import Floats
+from pvq_ref.rotation import Rotation
+
+DAMPING = 0.01
+MAX_DAMPING = 1e6
+_ASYMMETRY = 2.0**-13  # of the largest element: Hessians are binary32 sums, not always symmetrized
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """The damped second moment of rotated inputs, unit · hessian, and the factor of hessian."""
+
+    hessian: Floats  # (cols, cols)
+    factor: Floats  # A (cols, cols), upper triangular: hessian = A Aᵀ
+    added: float  # to the diagonal of hessian, as damping
+    unit: float  # a power of two
+
+    def loss(self, error: Floats) -> float:
+        """Return tr(E H Eᵀ) of errors (rows, cols) with the H that isn't damped, in its unit."""
+        damped = float(np.sum((error @ self.hessian) * error))
+        return damped - self.added * float(np.sum(error * error))
+
+
+def checked_damping(damping: float) -> float:
+    """Return the damping, or raise DomainError."""
+    if isinstance(damping, bool) or not isinstance(damping, int | float):
+        raise DomainError(f"damping must be a number, got {damping!r}")
+    if not 0.0 <= damping <= MAX_DAMPING:
+        raise DomainError(f"damping must be from 0 to {MAX_DAMPING:g}, got {damping}")
+    return float(damping)
+
+
+def checked_hessian(hessian: ArrayLike, cols: int) -> tuple[Floats, float]:
+    """Return a Hessian (cols, cols), symmetric, and a power of two, its unit.
+
+    In this unit the largest element is from 1/2 to 1 (zero stays zero), so that powers of two times
+    a Hessian give the same matrix. Raises ShapeError, DTypeError, NonFiniteError, DomainError.
+    """
+    array = np.asarray(hessian)
+    if array.shape != (cols, cols):
+        raise ShapeError(f"hessian must be of shape ({cols}, {cols}), got {array.shape}")
+    if not np.can_cast(array.dtype, np.float64):
+        raise DTypeError(f"hessian must be of real numbers, got {array.dtype}")
+    if not np.isfinite(array).all():
+        row, column = np.argwhere(~np.isfinite(array))[0]
+        value = array[row, column]
+        raise NonFiniteError(f"hessian must be finite, got {value} at ({row}, {column})")
+    exponent = frexp(float(np.abs(array).max()))[1]
+    h = np.ldexp(array.astype(np.float64), -exponent)
+    if (np.diag(h) < 0.0).any():
+        i = int(np.argmin(np.diag(h)))
+        raise DomainError(
+            f"hessian must have no negative diagonal, got {array[i, i]} at ({i}, {i})"
+        )
+    difference = np.abs(h - h.T)
+    if difference.max() > _ASYMMETRY * np.abs(h).max():
+        row, column = np.unravel_index(int(difference.argmax()), h.shape)
+        raise DomainError(
+            f"hessian must be symmetric, got {array[row, column]} at ({row}, {column}) and "
+            f"{array[column, row]} at ({column}, {row})"
+        )
+    return (h + h.T) / 2.0, float(np.ldexp(1.0, exponent))
+
+
+def _rotated(h: Floats, rotation: Rotation) -> Floats:
+    """Return R H Rᵀ, symmetric; a multiple of the identity stays exactly what it is."""
+    if np.array_equal(h, h[0, 0] * np.eye(len(h))):
+        return h
+    for _ in range(2):  # H Rᵀ, then (H Rᵀ)ᵀ Rᵀ
+        h = np.ascontiguousarray(h.T)
+        rotation.forward(h)
+    result: Floats = (h + h.T) / 2.0
+    return result
+
+
+def curvature(
+    hessian: ArrayLike, cols: int, rotation: Rotation | None, damping: float = DAMPING
+) -> Curvature:
+    """Rotate, damp and factor a Hessian (spec section 7.1).
+
+    Parameters: hessian (cols, cols), real numbers, the second moment of the layer's inputs,
+    symmetric; rotation of the weights, or None; damping, in units of the mean diagonal, 0 to
+    MAX_DAMPING. An input that is always zero is no obstacle, and a Hessian that is zero throughout
+    counts as the identity. Raises ShapeError, DTypeError, NonFiniteError, DomainError (not
+    symmetric, a negative diagonal, not positive definite after damping).
+    """
+    damping = checked_damping(damping)
+    h, unit = checked_hessian(hessian, cols)
+    if not h.any():
+        h = np.eye(cols)
+    added = damping * float(np.mean(np.diag(h)))
+    if rotation is not None:
+        h = _rotated(h, rotation)
+    h[np.diag_indices(cols)] += added
+    try:  # backwards, the lower factor that LAPACK gives becomes an upper one
+        lower = cholesky(h[::-1, ::-1], lower=True)
+    except LinAlgError:
+        raise DomainError(
+            f"hessian must be positive definite, and isn't with a damping of {damping:g}: "
+            "use more of it, or more tokens"
+        ) from None
+    return Curvature(h, np.ascontiguousarray(lower[::-1, ::-1]), added, unit)
