@@ -158,6 +158,6 @@ def quantize(
 
 
 def stored_bits(rows: int, cols: int, grid: Uniform | LloydMax) -> int:
-    """Return the bits of indices, in whole bytes, and of scales. Levels follow from their number."""
+    """Return the bits of indices, in whole bytes, and scales; levels follow from their number."""
     row = (grid.levels**cols - 1).bit_length()
     return whole_bytes(rows * row) + grid.scale_bits(rows, cols)

@@ -108,13 +108,14 @@ def page(results: Path, path: Path) -> None:
     ]
     told = json.loads((results / "run.json").read_text())
     first = next(iter(found.values()))[0]
+    seen, scored = first[0]["report"]["calibration"]["tokens_seen"], first[1]["tokens"]
     tasks = ", ".join(TASKS)
     text = f"""# What a calibrated model still knows
 
 Made by `{told["command"]}` on {told["machine"]}; the page by `bench/headline.py --page`.
-Model: {told["model"]}. Calibration: {first[0]["report"]["calibration"]["tokens_seen"]:,} tokens of the
-first half of wiki.txt, drawn by the seed, groups of {told["group"]}; evaluation: the second half
-({first[1]["tokens"]:,} scored tokens, windows of 512) and at most {told["items"]} items each of {tasks}.
+Model: {told["model"]}. Calibration: {seen:,} tokens of the first half of wiki.txt, drawn by the
+seed, groups of {told["group"]}; evaluation: the second half ({scored:,} scored tokens, windows of
+512) and at most {told["items"]} items each of {tasks}.
 Figures are means over seeds, ± the standard deviation over seeds. The accuracy is the mean over the
 five tasks; the standard error of its difference from the original's is paired, of one seed.
 

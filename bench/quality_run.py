@@ -92,9 +92,7 @@ class Bench:
         """Measure the coded model, or the original, beside the original."""
         cut = self.windows(SECOND_HALF, e.window, e.tokens)
         models = [self.coded if coded else self.original, self.original]
-        found = window_losses(
-            models, cut, max(1, len(self.before)), self.batch, lambda done: None
-        )
+        found = window_losses(models, cut, max(1, len(self.before)), self.batch, lambda done: None)
         ours, original = found.losses
         return {
             "tokens": found.scored * len(cut),

@@ -152,6 +152,23 @@ def _add_device(g: Any) -> None:
     )
 
 
+def _add_calibrate(commands: Any) -> None:
+    c = commands.add_parser(
+        "calibrate",
+        help="write the second moments of what a model's layers see, for compress --hessians",
+        description="Send tokens of a text through the model in folder MODEL, and write the "
+        "Hessian of every linear layer in its blocks to a file. Needs pip install 'pvq-ref[calibrate]'. "
+        "compress --calibrate does better in one go, since it knows what earlier layers lost.",
+    )
+    c.add_argument("model", metavar="MODEL")
+    c.add_argument("--text", required=True, metavar="FILE", help="a UTF-8 text")
+    c.add_argument("--out", "-o", required=True, metavar="HESSIANS", help="the file to write")
+    _add_text(c)
+    _add_device(c)
+    c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_common(c)
+
+
 def _add_decompress(commands: Any) -> None:
     c = commands.add_parser(
         "decompress",
@@ -281,6 +298,7 @@ def parser() -> argparse.ArgumentParser:
     _add_decompress(commands)
     _add_inspect(commands)
     _add_verify(commands)
+    _add_calibrate(commands)
     _add_evaluate(commands)
     _add_vectors(commands)
     _add_conform(commands)

@@ -41,7 +41,8 @@ def moments(pairs: Iterable[tuple[Any, Any]]) -> Moments:
     sums: list[Any] = []
     tokens = 0
     for ours, original in pairs:
-        products = [(ours.T @ other).double() for other in (ours, original)]
+        own = (ours.T @ ours).double()
+        products = [own, own if ours is original else (ours.T @ original).double()]
         sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
         tokens += len(ours)
     return Moments(sums[0] / tokens, sums[1] / tokens, tokens)

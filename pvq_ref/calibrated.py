@@ -19,10 +19,10 @@ from pvq_ref.calibrate import walk
 from pvq_ref.checkpoint import Progress, Result, RowsDone, check_output, plain_encoder, run
 from pvq_ref.compensated import Feedback, Losses, encode
 from pvq_ref.counting import checked_integer
+from pvq_ref.curvature import Curvature, curvature
 from pvq_ref.decoding import dequantize
 from pvq_ref.encoding import RowReader
 from pvq_ref.errors import DomainError, ModelError, PVQError
-from pvq_ref.feedback import Curvature, curvature
 from pvq_ref.gain import Floats
 from pvq_ref.language_model import WHOLE, load, load_tokenizer, prefix, tokens, windows
 from pvq_ref.model import Model
@@ -282,10 +282,8 @@ def _report(
         assert t.coding is not None
         a = t.coding.allotment
         one: dict[str, Any] = {"bits_per_weight": a.file_rate, "k": a.k, "gain_bits": a.gain_bits}
-        if t.entry.name in losses:
-            own = losses[t.entry.name]
-            one |= {"loss_without_feedback": own.without, "loss": own.coded}
-        tensors[t.entry.name] = one
+        own = losses.get(t.entry.name)
+        tensors[t.entry.name] = one | {"loss": None if own is None else asdict(own)}
     return {
         "calibration": calibration.as_json() | {"tokens_seen": seen},
         "settings": _settings_json(settings),

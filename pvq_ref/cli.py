@@ -206,7 +206,9 @@ def _compress(args: argparse.Namespace) -> int:
 def _run(
     args: argparse.Namespace, model: "Model", plan: "Plan", target: "Path", bar: _Bar
 ) -> tuple["Result", dict[str, Any]]:
-    """Compress with a text, with Hessians, or without either; return a report with it."""
+    """Compress with a text, with Hessians, or without either; return what is reported besides."""
+    from dataclasses import asdict
+
     from pvq_ref.checkpoint import plain_encoder, run
 
     if args.calibrate:
@@ -223,23 +225,55 @@ def _run(
             progress=bar,
             say=lambda line: _note(args, line),
         )
-        return result, {"report": report}
+        losses = {n: t["loss"] for n, t in report["tensors"].items() if t["loss"]}
+        return result, {"report": report, "losses": losses}
+    if args.hessians:
+        from pvq_ref.compensated import Feedback
+        from pvq_ref.hessian_encoding import HessianEncoder
+        from pvq_ref.hessians import Hessians
+
+        how = Feedback(args.damping, args.search, args.sweeps)
+        coder = HessianEncoder(plan, Hessians(args.hessians), how, args.threads)
+        result = run(model, plan, target, coder, args.force, bar)
+        return result, {"losses": {name: asdict(lost) for name, lost in coder.losses.items()}}
     encoder = plain_encoder(plan, args.threads)
     return run(model, plan, target, encoder, args.force, bar), {}
 
 
 def _loss_lines(report: dict[str, Any]) -> list[str]:
-    tensors = report["report"]["tensors"].values() if report else ()
-    coded = [t for t in tensors if "loss" in t]
-    if not coded:
+    losses = report.get("losses", {}).values()
+    if not losses:
         return []
-    before, after = (
-        sum(t[key] for t in coded) / len(coded) for key in ("loss_without_feedback", "loss")
-    )
+    without, coded = (sum(x[key] for x in losses) / len(losses) for key in ("without", "coded"))
     return [
-        f"{len(coded)} layers calibrated: relative loss of outputs {after:.5f}, {before:.5f} "
+        f"{len(losses)} layers calibrated: relative loss of outputs {coded:.5f}, {without:.5f} "
         "without feedback (means)"
     ]
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from pvq_ref.calibrated import Text
+    from pvq_ref.collecting import collect_hessians
+
+    text = Text(Path(args.text), args.tokens, args.window, args.part, args.text_seed)
+    began = time.monotonic()
+    with _Bar(args, None, "layer") as bar:
+        count = collect_hessians(
+            args.model,
+            args.out,
+            text,
+            device=args.device,
+            batch=args.batch,
+            threads=args.threads,
+            force=args.force,
+            progress=bar,
+        )
+    seconds = time.monotonic() - began
+    _say(args, f"{count} layers, Hessians written in {seconds:.1f} s")
+    _emit(args, {"layers": count, "seconds": seconds})
+    return OK
 
 
 def _time_line(result: "Result", seconds: float) -> str:
@@ -356,6 +390,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "decompress": _decompress,
     "inspect": _inspect,
     "verify": _verify,
+    "calibrate": _calibrate,
     "evaluate": _evaluate,
     "vectors": _vectors,
     "conform": _conform,

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pvq_ref.feedback import curvature, steps
+from pvq_ref.curvature import curvature
+from pvq_ref.feedback import steps
 from pvq_ref.groups import Coding
 from pvq_ref.language_model import LanguageModel
 

@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from baselines import LloydMax, Setting, quantize, stored_bits
-from scalar import lloyd_max_error, lloyd_max_levels
 from scipy.linalg import cholesky
-from uniform_grid import SCALES, Uniform, _half
 
+from baselines import LloydMax, Setting, quantize, stored_bits
 from pvq_ref.rotation import Rotation
+from scalar import lloyd_max_error, lloyd_max_levels
+from uniform_grid import SCALES, Uniform, _half
 
 GRIDS = [
     *(Uniform(levels, 16, scale) for scale in SCALES for levels in (2, 3, 8)),

@@ -22,6 +22,7 @@ from pvq_ref.calibrated import (  # noqa: E402
 )
 from pvq_ref.cli import main  # noqa: E402
 from pvq_ref.compensated import Feedback  # noqa: E402
+from pvq_ref.hessians import Hessians  # noqa: E402
 from pvq_ref.language_model import load, load_tokenizer  # noqa: E402
 from pvq_ref.model import open_model  # noqa: E402
 from pvq_ref.plan import Settings, make_plan  # noqa: E402
@@ -159,7 +160,7 @@ def test_a_calibrated_folder_is_whole_and_says_how_it_was_made(folder, text, tmp
     assert report["calibration"]["text"]["path"] == "text.txt"
     assert len(report["tensors"]) == 14
     for one in report["tensors"].values():
-        assert 0.0 < one["loss"] < one["loss_without_feedback"]
+        assert 0.0 < one["loss"]["coded"] < one["loss"]["without"]
     assert not list(tmp_path.glob("*.calibration"))
     assert result.plan.compressed_size == sum(t.size for t in result.plan.compressed)
 
@@ -339,4 +340,45 @@ def test_the_command_line_refuses_what_does_not_fit_together(folder, tmp_path, c
     (tmp_path / "plan.json").write_text('{"rates": {"none": 3.0}}')
     assert main([*base, "--plan", str(tmp_path / "plan.json")]) == 2
     assert "rates must be of tensors of the model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_collected_hessians_are_those_of_the_model_and_compress_with_them(
+    folder, windows, tmp_path, capsys
+):
+    out = tmp_path / "hessians.safetensors"
+    arguments = ["--text", str(folder / "text.txt"), "--tokens", "1024", "--window", "64"]
+    assert main(["calibrate", str(folder / "model"), *arguments, "-o", str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layers"] == 14
+    hessians = Hessians(out)
+    assert hessians.tokens("model.layers.1.mlp.up_proj") == windows.size
+    assert hessians.home("model.layers.1.self_attn.v_proj") == "model.layers.1.self_attn.q_proj"
+    seen = []
+    model = load(folder / "model").model
+    layer = model.get_submodule("model.layers.1.mlp.down_proj")
+    layer.register_forward_pre_hook(lambda _, args: seen.append(args[0].reshape(-1, 56).double()))
+    with torch.inference_mode():
+        model(torch.from_numpy(windows))
+    ref = (seen[0].T @ seen[0] / len(seen[0])).numpy()
+    got = hessians.read("model.layers.1.mlp.down_proj")
+    np.testing.assert_allclose(got, ref, rtol=1e-4, atol=1e-5 * np.abs(ref).max())
+
+    compress = ["compress", str(folder / "model")]
+    rest = ["--bits", "4", "--group", "8", "--hessians", str(out), "--json", "--threads"]
+    for threads in ("1", "2"):
+        assert main([*compress, str(tmp_path / threads), *rest, threads]) == 0
+        report = json.loads(capsys.readouterr().out)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert len(report["losses"]) == 14
+    assert all(0 < x["coded"] < x["without"] for x in report["losses"].values())
+    assert not verify(tmp_path / "1").problems
+
+
+def test_hessians_of_another_model_are_refused(folder, tmp_path, capsys):
+    from safetensors.numpy import save_file
+
+    save_file({"other.hessian": np.eye(4, dtype=np.float32)}, tmp_path / "h.safetensors")
+    arguments = ["compress", str(folder / "model"), str(tmp_path / "out")]
+    assert main([*arguments, "--hessians", str(tmp_path / "h.safetensors")]) == 1
+    assert "must have Hessians of the model's layers" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
