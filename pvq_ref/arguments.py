@@ -157,8 +157,9 @@ def _add_calibrate(commands: Any) -> None:
         "calibrate",
         help="write the second moments of what a model's layers see, for compress --hessians",
         description="Send tokens of a text through the model in folder MODEL, and write the "
-        "Hessian of every linear layer in its blocks to a file. Needs pip install 'pvq-ref[calibrate]'. "
-        "compress --calibrate does better in one go, since it knows what earlier layers lost.",
+        "Hessian of every linear layer in its blocks to a file. compress --calibrate does better "
+        "in one go, since it knows what earlier layers lost. Needs pip install "
+        "'pvq-ref[calibrate]'.",
     )
     c.add_argument("model", metavar="MODEL")
     c.add_argument("--text", required=True, metavar="FILE", help="a UTF-8 text")
