@@ -47,7 +47,7 @@ def kept(path: Path, *arguments: object) -> Any:
 
 def run(given: argparse.Namespace, bits: float, variant: str, seed: int) -> None:
     """Compress and measure one variant, unless that has been done."""
-    name = f"{bits:g}-{variant}-{seed}"
+    name = f"{bits:g}-n{given.group}-{variant}-{seed}"
     out = given.results / "models" / name
     text = given.texts / "wiki.txt"
     if not (given.results / f"{name}.evaluate.json").exists():
@@ -65,14 +65,14 @@ def run(given: argparse.Namespace, bits: float, variant: str, seed: int) -> None
     )  # fmt: skip
 
 
-def row(bits: str, variant: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
+def row(name: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
     """Return a row of the table, means over seeds."""
     measured = [evaluated["against"] for _, evaluated in seeds]
     ratios = [one["perplexity_ratio"] for one in measured]
     spread = f" ± {stdev(ratios):.4f}" if len(ratios) > 1 else ""
     accuracy = [one["mean_accuracy"] for one in measured]
     return [
-        f"{bits} {variant}",
+        name,
         f"{mean(c['bits_per_weight'] for c, _ in seeds):.4f}",
         str(len(seeds)),
         f"{mean(e['perplexity'] for _, e in seeds):.3f}",
@@ -87,24 +87,23 @@ def row(bits: str, variant: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
 
 
 HEAD = (
-    "bits, variant", "file rate", "seeds", "perplexity", "ratio to original", "KL divergence",
+    "bits, group, variant", "file rate", "seeds", "perplexity", "ratio to original", "KL divergence",
     "top token agrees", "mean accuracy", "of the original's", "paired s.e., points", "seconds",
 )  # fmt: skip
 
 
 def page(results: Path, path: Path) -> None:
     """Write the page of what is in the folder of results."""
-    found: dict[tuple[float, str], list[tuple[Any, Any]]] = {}
+    found: dict[tuple[float, int, str], list[tuple[Any, Any]]] = {}
     for file in sorted(results.glob("*.evaluate.json")):
-        bits, variant, _ = file.name.removesuffix(".evaluate.json").split("-")
+        bits, group, variant, _ = file.name.removesuffix(".evaluate.json").split("-")
         compress = json.loads((results / file.name.replace("evaluate", "compress")).read_text())
-        found.setdefault((float(bits), variant), []).append(
-            (compress, json.loads(file.read_text()))
-        )
+        key = float(bits), int(group[1:]), variant
+        found.setdefault(key, []).append((compress, json.loads(file.read_text())))
     order = list(VARIANTS)
     rows = [
-        row(f"{bits:g}", variant, found[bits, variant])
-        for bits, variant in sorted(found, key=lambda key: (key[0], order.index(key[1])))
+        row(f"{key[0]:g}, n = {key[1]}, {key[2]}", found[key])
+        for key in sorted(found, key=lambda key: (*key[:2], order.index(key[2])))
     ]
     told = json.loads((results / "run.json").read_text())
     first = next(iter(found.values()))[0]
@@ -114,8 +113,8 @@ def page(results: Path, path: Path) -> None:
 
 Made by `{told["command"]}` on {told["machine"]}; the page by `bench/headline.py --page`.
 Model: {told["model"]}. Calibration: {seen:,} tokens of the first half of wiki.txt, drawn by the
-seed, groups of {told["group"]}; evaluation: the second half ({scored:,} scored tokens, windows of
-512) and at most {told["items"]} items each of {tasks}.
+seed; evaluation: the second half ({scored:,} scored tokens, windows of 512) and at most
+{told["items"]} items each of {tasks}.
 Figures are means over seeds, ± the standard deviation over seeds. The accuracy is the mean over the
 five tasks; the standard error of its difference from the original's is paired, of one seed.
 
@@ -156,8 +155,8 @@ def main() -> None:
     given = parser.parse_args()
     given.results.mkdir(parents=True, exist_ok=True)
     told = {
-        "command": report.command("headline.py"), "machine": machine(given.device),
-        "model": given.model.name, "items": given.items, "group": given.group,
+        "command": f"python bench/headline.py MODEL TEXTS RESULTS --device {given.device}",
+        "machine": machine(given.device), "model": given.model.name, "items": given.items,
     }  # fmt: skip
     (given.results / "run.json").write_text(json.dumps(told), encoding="utf-8")
     for bits in given.bits or (3.25,):
