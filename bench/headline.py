@@ -87,7 +87,7 @@ def row(name: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
 
 
 HEAD = (
-    "bits, group, variant", "file rate", "seeds", "perplexity", "ratio to original", "KL divergence",
+    "bits, group, variant", "file rate", "seeds", "perplexity", "ratio to original", "divergence",
     "top token agrees", "mean accuracy", "of the original's", "paired s.e., points", "seconds",
 )  # fmt: skip
 
