@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -53,7 +55,16 @@ def windows(folder, text):
 
 def compressed(folder, out, calibration, settings=SETTINGS, **more):
     model = open_model(folder / "model")
+    more = {"threads": 1, **more}  # for models this small, more only wait for each other
     return compress_calibrated(model, make_plan(model, settings), out, calibration, **more)
+
+
+def printed(capsys, schema):
+    """The JSON object that a command printed, which obeys its schema."""
+    value = json.loads(capsys.readouterr().out)
+    schemas = Path(__file__).parent.parent / "docs" / "schemas"
+    jsonschema.validate(value, json.loads((schemas / f"{schema}.json").read_text()))
+    return value
 
 
 def contents(folder):
@@ -319,7 +330,7 @@ def test_the_command_line_calibrates_and_keeps_a_plan(folder, tmp_path, capsys):
         "--allocate", "--plan", str(tmp_path / "plan.json"), "--threads", "1",
     ]  # fmt: skip
     assert main(arguments) == 0
-    first = json.loads(capsys.readouterr().out)
+    first = printed(capsys, "compress")
     assert (
         first["report"]["settings"]["rates"]
         == json.loads((tmp_path / "plan.json").read_bytes())["rates"]
@@ -349,7 +360,7 @@ def test_collected_hessians_are_those_of_the_model_and_compress_with_them(
     out = tmp_path / "hessians.safetensors"
     arguments = ["--text", str(folder / "text.txt"), "--tokens", "1024", "--window", "64"]
     assert main(["calibrate", str(folder / "model"), *arguments, "-o", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["layers"] == 14
+    assert printed(capsys, "calibrate")["layers"] == 14
     hessians = Hessians(out)
     assert hessians.tokens("model.layers.1.mlp.up_proj") == windows.size
     assert hessians.home("model.layers.1.self_attn.v_proj") == "model.layers.1.self_attn.q_proj"
@@ -367,7 +378,7 @@ def test_collected_hessians_are_those_of_the_model_and_compress_with_them(
     rest = ["--bits", "4", "--group", "8", "--hessians", str(out), "--json", "--threads"]
     for threads in ("1", "2"):
         assert main([*compress, str(tmp_path / threads), *rest, threads]) == 0
-        report = json.loads(capsys.readouterr().out)
+        report = printed(capsys, "compress")
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
     assert len(report["losses"]) == 14
     assert all(0 < x["coded"] < x["without"] for x in report["losses"].values())
