@@ -187,10 +187,15 @@ def _add_inspect(commands: Any) -> None:
     c = commands.add_parser(
         "inspect",
         help="show what is in a compressed model",
-        description="Show tensors, parameters and rates. Reads headers only.",
+        description="Show tensors, parameters and rates. Reads headers only, unless --entropy is "
+        "given.",
     )
     c.add_argument("model", metavar="MODEL")
-    _add_common(c, works=False)
+    c.add_argument(
+        "--entropy", action="store_true",
+        help="decode all indices, and show their entropy and that of the gains beside their widths",
+    )  # fmt: skip
+    _add_common(c)
 
 
 def _add_verify(commands: Any) -> None:

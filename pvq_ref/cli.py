@@ -304,10 +304,19 @@ def _decompress(args: argparse.Namespace) -> int:
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from pvq_ref.inspection import describe
-    from pvq_ref.model import open_model
+    from dataclasses import replace
 
-    description = describe(open_model(args.model))
+    from pvq_ref.inspection import describe, entropies
+    from pvq_ref.model import open_model
+    from pvq_ref.parallel import thread_count
+
+    thread_count(args.threads)
+    model = open_model(args.model)
+    description = describe(model)
+    if args.entropy:
+        _announce_compilation(args)
+        with _Bar(args, description.weights) as bar:
+            description = replace(description, entropies=entropies(model, args.threads, bar))
     _say(args, *description.lines())
     _emit(args, description.as_json())
     return OK

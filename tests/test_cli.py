@@ -97,7 +97,7 @@ OPTIONS = {
                  "--levels", "--seed", "--no-rotate", "--include", "--exclude", "--dry-run",
                  "--force", "--json", "--quiet", "--threads"],
     "decompress": ["MODEL", "OUT", "--force", "--json", "--quiet", "--threads"],
-    "inspect": ["MODEL", "--json", "--quiet"],
+    "inspect": ["MODEL", "--entropy", "--json", "--quiet", "--threads"],
     "verify": ["MODEL", "--against", "--json", "--quiet", "--threads"],
     "vectors": ["OUT", "--force", "--json", "--quiet"],
     "conform": ["COMMAND", "--timeout", "--only", "--json", "--quiet"],
@@ -338,7 +338,7 @@ def test_bad_threads_are_wrong_usage_everywhere(models, tmp_path, run, command):
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["other"], ["compress"], ["compress", "m"], ["inspect"], ["inspect", "m", "-j", "1"],
+    [[], ["other"], ["compress"], ["compress", "m"], ["inspect"], ["inspect", "m", "-j", "one"],
      ["compress", "m", "c", "--bits", "four"], ["compress", "m", "c", "--bits"],
      ["compress", "m", "c", "--group", "1.5"], ["compress", "m", "c", "--order", "other"],
      ["compress", "m", "c", "--levels", "other"], ["compress", "m", "c", "--seed", "0x1"],

@@ -40,6 +40,7 @@ def test_every_json_object_obeys_its_schema(source, capsys):
     assert done["file_bytes"] == packed.stat().st_size
     seen = check(capsys, "inspect", "inspect", packed)
     assert seen["bits_per_weight"] == plan["bits_per_weight"]
+    assert check(capsys, "inspect", "inspect", packed, "--entropy")["entropy"]["index_width"] > 2
     assert check(capsys, "verify", "verify", packed)["mean_db"] is None
     assert check(capsys, "verify", "verify", packed, "--against", before)["mean_db"] > 10
     assert check(capsys, "decompress", "decompress", packed, after)["tensors"] == 1
