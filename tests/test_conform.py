@@ -62,7 +62,7 @@ def test_this_package_conforms():
         ("search_tie", {"4.1"}),
         ("bit_order", {"8.4"}),
         ("base_transposed", {"6.6", "6.7"}),
-        ("no_hashes", {"9.4", "11"}),  # and then the order of errors is another one
+        ("plain_unhashed", {"9.4"}),
     ],
 )
 def test_a_planted_defect_is_reported_where_it_is(name, planted):
@@ -71,6 +71,14 @@ def test_a_planted_defect_is_reported_where_it_is(name, planted):
     assert report.problems == []
     assert 0 < report.totals()["unsupported"] < 30
     assert all(verdict.difference and verdict.got for verdict in report.failures)
+
+
+def test_without_any_hash_the_order_of_errors_is_wrong_too():
+    """Where several defects meet, the hash's error has to come first (spec section 11)."""
+    report = check(wrong("no_hashes"), 60, ["decode_file/*"])
+    assert sections(report) == {"9.4", "11"}
+    flags = {verdict.section: verdict.flags for verdict in report.failures}
+    assert "unchecked" in flags["9.4"] and "error-order" in flags["11"]
 
 
 def test_a_tie_is_told_by_its_flag():

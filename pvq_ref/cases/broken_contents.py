@@ -165,6 +165,15 @@ def _hashes() -> Broken:
             data[8 + n + value["data_offsets"][0]] ^= 1
             yield f"{name}-changed", "any byte of an entry", bytes(data), ["unchecked"]
     yield "plain-changed", "any byte of a plain tensor", PLAIN_FILE[:-1] + b"\6", ["unchecked"]
+    both = write({"a": encoded(ONE)}, {"b": Entry("F64", (1,), bytes(8))}, {}, WRITER)
+    changed = bytearray(both)
+    changed[8 + struct.unpack_from("<Q", both)[0]] ^= 1  # F64 comes first
+    yield (
+        "plain-beside-changed",
+        "a plain tensor beside a compressed one",
+        bytes(changed),
+        ["unchecked"],
+    )
 
 
 def _payloads() -> Broken:
