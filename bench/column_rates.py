@@ -3,8 +3,8 @@
 
     python bench/column_rates.py MODEL HESSIANS [--rows 256]
 
-Later groups of a row have fewer columns left that could make up for their errors, so the metric M of
-spec section 7.2 has a larger determinant there. High-rate theory would give group i ½ log2 of
+Later groups of a row have fewer columns left that could make up for their errors, so the metric M
+of spec section 7.2 has a larger determinant there. High-rate theory would give group i ½ log2 of
 |M_i|^(1/n) over its geometric mean more bits. The format has one number of pulses for all whole
 groups, so this codes rows without a file: same bits in all, same levels, no sweeps, once with equal
 rates and once with rates of their own. MODEL is a folder, HESSIANS of pvq-ref calibrate.
