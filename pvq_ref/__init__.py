@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from pvq_ref import errors, oracle
     from pvq_ref.checkpoint import compress, decompress, load
+    from pvq_ref.compensated import quantize_with_feedback
     from pvq_ref.counting import count
     from pvq_ref.decoding import dequantize
     from pvq_ref.encoding import quantize
@@ -30,6 +31,7 @@ _HOME = {
     "search": "searching",
     "search_project": "projecting",
     "quantize": "encoding",
+    "quantize_with_feedback": "compensated",
     "dequantize": "decoding",
     "PVQTensor": "tensor",
     "matmul": "product",
@@ -51,6 +53,7 @@ __all__ = [
     "matmul",
     "oracle",
     "quantize",
+    "quantize_with_feedback",
     "rank",
     "search",
     "search_project",

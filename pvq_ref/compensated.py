@@ -16,6 +16,7 @@ from pvq_ref.counting import bits, checked_integer
 from pvq_ref.curvature import DAMPING, Curvature, checked_damping, curvature
 from pvq_ref.encoding import (
     FIT_GAIN,
+    RowReader,
     checked_design,
     coding_for,
     no_room,
@@ -24,16 +25,7 @@ from pvq_ref.encoding import (
     stored_norms,
 )
 from pvq_ref.errors import DomainError
-from pvq_ref.feedback import (
-    SEARCHES,
-    Coded,
-    Step,
-    code_alone,
-    feed_back,
-    slots,
-    steps,
-    sweep,
-)
+from pvq_ref.feedback import SEARCHES, Rows, Step, code_alone, feed_back, slots, steps, sweep
 from pvq_ref.gain import FITTED, Floats, design_levels, fitted_levels, nearest_levels
 from pvq_ref.groups import Coding, parts, rows_per_range
 from pvq_ref.packing import Bytes, pack_into
@@ -41,10 +33,10 @@ from pvq_ref.parallel import map_ranges
 from pvq_ref.ranking import rank_unchecked
 from pvq_ref.tensor import PVQTensor, dtype_name
 
-RowReader = Callable[[int, int], NDArray[np.floating]]
-FITTED_ROWS = 256  # at most as many rows are coded to fit the levels of a tensor
 ROWS = 64  # rows that one thread codes at a time, at most
-SWEEPS = 0
+SAMPLE = 64  # rows that are coded beforehand, for levels and for the loss without feedback
+GAINS = 128  # free gains for each level that is fitted to them; more rows are coded if need be
+SWEEPS = 0  # they lower the loss on the calibration text, and hardly the perplexity of another one
 
 
 @dataclass(frozen=True)
@@ -64,56 +56,112 @@ class Feedback:
 
 @dataclass(frozen=True)
 class Losses:
-    """tr(E H Eᵀ) / tr(W H Wᵀ), H not damped: without feedback, and as coded."""
+    """tr(E H Eᵀ) / tr(W H Wᵀ), H not damped: without feedback, and as coded.
+
+    The first is of SAMPLE rows at most, evenly spaced, coded with the same levels: it is for
+    reports alone, and all rows would take a second search.
+    """
 
     without: float
     coded: float
 
 
-def _levels(
-    read: RowReader, units: Floats, coding: Coding, design: str, curved: Curvature, how: Feedback
-) -> tuple[list[NDArray[np.float32]], str]:
+@dataclass(frozen=True)
+class _Task:
+    """A tensor to code: rows to read, and all that is the same for each of them."""
+
+    read: RowReader
+    coding: Coding
+    curved: Curvature
+    course: list[Step]
+    units: Floats  # (rows,)
+    threads: int | None
+
+    def rows(self, numbers: NDArray[np.int64], levels: list[NDArray[np.float32]]) -> Rows:
+        """Return rows ready to be coded."""
+
+        def read(start: int, stop: int) -> NDArray[np.floating]:
+            return np.concatenate([self.read(i, i + 1) for i in numbers[start:stop].tolist()])
+
+        w = rotated_rows(read, self.coding, 0, len(numbers))
+        wide = [one.astype(np.float64) for one in levels]
+        return Rows(w, self.units[numbers], self.coding.allotment, wide)
+
+    def sample(self, size: int) -> NDArray[np.int64]:
+        """Return the numbers of `size` rows at most, evenly spaced, none with a norm of zero."""
+        live = np.flatnonzero(self.units > 0.0)
+        return live[:: max(1, -(-live.size // size))]
+
+
+# Levels
+
+
+def _free_gains(task: _Task, numbers: NDArray[np.int64], search: str) -> tuple[Floats, float]:
+    """Code rows with free gains; return these, in units of the rows' norms, and the damped loss."""
+    a = task.coding.allotment
+    free = [np.empty(0, np.float32)] * a.level_rows
+
+    def work(start: int, stop: int) -> tuple[Floats, float]:
+        rows = task.rows(numbers[start:stop], free)
+        feed_back(rows, task.course, search)
+        unit = rows.units[:, None]
+        gains = np.stack((rows.gains[..., 0] / unit, rows.gains[..., 1] * unit**2), axis=-1)
+        return gains, task.curved.damped_loss(rows.error)
+
+    done = list(map_ranges(work, len(numbers), ROWS // 4, task.threads))
+    return np.concatenate([gains for gains, _ in done]), sum(loss for _, loss in done)
+
+
+def _levels(task: _Task, design: str, search: str) -> tuple[list[NDArray[np.float32]], str]:
     """Return the levels of whole groups and tails, and the name of their design.
 
     Targets that make up for errors are longer than the law says. So some rows are coded with free
     gains, levels are fitted to these, and taken where they bring the loss below FIT_GAIN of what
     the law's levels give.
     """
-    a = coding.allotment
+    a = task.coding.allotment
     wanted = "lloyd-max" if design == "auto" else design
     law = [] if design == FITTED else [
         design_levels(wanted, p.n, p.k, a.grid.cols, a.gain_bits) for p in parts(a)
     ]  # fmt: skip
-    live = np.flatnonzero(units > 0.0)
-    if law and (design != "auto" or not live.size):
+    enough = -(-(GAINS << a.gain_bits) // a.grid.whole)
+    numbers = task.sample(max(SAMPLE, enough))
+    if law and (design != "auto" or not numbers.size):
         return law, wanted
-    if not live.size:
+    if not numbers.size:
         return [np.zeros(1 << a.gain_bits, np.float32)] * a.level_rows, FITTED
-    rows = live[:: -(-live.size // FITTED_ROWS)]
-    w = np.concatenate([rotated_rows(read, coding, row, row + 1) for row in rows.tolist()])
-    unit, free = units[rows], [np.empty(0)] * a.level_rows
-    coded = feed_back(w, unit, a, steps(curved, a), free, how.search)
-    fitted, errors = [], np.full(2, float(np.sum((coded.error @ curved.hessian) * coded.error)))
+    free, loss = _free_gains(task, numbers, search)
+    fitted, losses = [], np.full(2, loss)
     for part in parts(a):
-        own = [i for i, slot in enumerate(slots(a)) if slot.part == part]
-        gains = (coded.gains[:, own, 0] / unit[:, None]).ravel()
-        mass = (coded.gains[:, own, 1] * unit[:, None] ** 2).ravel()
+        own = [slot.number for slot in slots(a) if slot.part == part]
+        gains, mass = free[:, own, 0].ravel(), free[:, own, 1].ravel()
         fitted.append(fitted_levels(gains, a.gain_bits, mass))
         for number, choice in enumerate((fitted, law) if law else (fitted,)):
             levels = choice[part.level_row]
-            errors[number] += np.sum(mass * (gains - levels[nearest_levels(gains, levels)]) ** 2)
-    if law and errors[0] >= FIT_GAIN * errors[1]:
+            losses[number] += np.sum(mass * (gains - levels[nearest_levels(gains, levels)]) ** 2)
+    if law and losses[0] >= FIT_GAIN * losses[1]:
         return law, wanted
     return fitted, FITTED
 
 
-def _packed(coded: Coded, coding: Coding) -> Bytes:
+# Rows
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """A range of rows: packed indices, numbers of levels, and losses: coded, of the weights."""
+
+    index: Bytes
+    fields: NDArray[np.int64]
+    losses: Floats
+
+
+def _packed(rows: Rows, coding: Coding) -> Bytes:
     """Return the packed indices of a range of rows."""
-    a, rows = coding.allotment, len(coded.fields)
-    index = np.zeros(-(-rows * a.row_index_bits // 8), np.uint8)
-    numbers = list(slots(a))
+    a = coding.allotment
+    index = np.zeros(-(-len(rows.w) * a.row_index_bits // 8), np.uint8)
     for part in parts(a):
-        own = [coded.points[i] for i, slot in enumerate(numbers) if slot.part == part]
+        own = [rows.points[slot.number] for slot in slots(a) if slot.part == part]
         y = np.stack(own, axis=1).reshape(-1, part.n)
         layout = (part.first_bit, part.per_row, a.row_index_bits)
         fields = rank_unchecked(y, part.tables(coding), coding.order)
@@ -121,31 +169,33 @@ def _packed(coded: Coded, coding: Coding) -> Bytes:
     return index
 
 
-@dataclass(frozen=True)
-class _Range:
-    index: Bytes
-    fields: NDArray[np.int64]
-    losses: NDArray[np.float64]  # without feedback, coded, of the weights themselves
+def _code(
+    task: _Task, numbers: NDArray[np.int64], levels: list[NDArray[np.float32]], how: Feedback
+) -> _Coded:
+    rows = task.rows(numbers, levels)
+    feed_back(rows, task.course, how.search)
+    if how.sweeps:
+        slope = rows.error @ task.curved.hessian
+        any(not sweep(rows, task.course, slope) for _ in range(how.sweeps))
+    losses = np.array([task.curved.loss(rows.error), task.curved.loss(rows.w)])
+    return _Coded(_packed(rows, task.coding), rows.fields, losses)
 
 
-def _code_range(
-    w: Floats,
-    units: Floats,
-    coding: Coding,
-    curved: Curvature,
-    course: list[Step],
-    levels: list[NDArray[np.float32]],
-    how: Feedback,
-) -> _Range:
-    a = coding.allotment
-    wide = [one.astype(np.float64) for one in levels]
-    alone = code_alone(w, units, a, wide)
-    coded = feed_back(w, units, a, course, wide, how.search)
-    for _ in range(how.sweeps):
-        if not sweep(w, units, curved, course, wide, coded):
-            break
-    losses = [curved.loss(error) for error in (alone.error, coded.error, w)]
-    return _Range(_packed(coded, coding), coded.fields, np.array(losses))
+def _loss_without(task: _Task, levels: list[NDArray[np.float32]]) -> float:
+    """Return the loss of the sample without feedback."""
+    numbers = task.sample(SAMPLE)
+
+    def work(start: int, stop: int) -> Floats:
+        rows = task.rows(numbers[start:stop], levels)
+        code_alone(rows, task.coding.allotment)
+        return np.array([task.curved.loss(rows.error), task.curved.loss(rows.w)])
+
+    losses = list(map_ranges(work, len(numbers), ROWS // 4, task.threads))
+    return _ratio(np.sum(losses, axis=0)) if losses else 0.0
+
+
+def _ratio(losses: Floats) -> float:
+    return float(losses[0] / losses[1]) if losses[1] > 0.0 else 0.0
 
 
 def encode(
@@ -171,14 +221,14 @@ def encode(
             np.concatenate(list(map_ranges(norms, rows, step, threads)))
         )
         units = np.ldexp(row_norm.astype(np.float64), exponent)
-        levels, name = _levels(read, units, coding, design, curved, how)
-        course = steps(curved, a)
+        task = _Task(read, coding, curved, steps(curved, a), units, threads)
+        levels, name = _levels(task, design, how.search)
+        without = _loss_without(task, levels)
 
-        def work(start: int, stop: int) -> _Range:
-            w = rotated_rows(read, coding, start, stop)
-            return _code_range(w, units[start:stop], coding, curved, course, levels, how)
+        def work(start: int, stop: int) -> _Coded:
+            return _code(task, np.arange(start, stop), levels, how)
 
-        index, filled, fields, losses = np.zeros(a.index_size, np.uint8), 0, [], np.zeros(3)
+        index, filled, fields, losses = np.zeros(a.index_size, np.uint8), 0, [], np.zeros(2)
         for one in map_ranges(work, rows, step, threads):
             index[filled : filled + one.index.size] = one.index
             filled += one.index.size
@@ -191,8 +241,7 @@ def encode(
     tensor = PVQTensor(
         shape, dtype, coding, name, exponent, index, gain, row_norm, np.stack(levels)
     )
-    without, got, whole = losses.tolist()
-    return tensor, Losses(without / whole, got / whole) if whole > 0.0 else Losses(0.0, 0.0)
+    return tensor, Losses(without, _ratio(losses))
 
 
 def quantize_with_feedback(

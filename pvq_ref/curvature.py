@@ -21,6 +21,7 @@ from pvq_ref.rotation import Rotation
 
 DAMPING = 0.01
 MAX_DAMPING = 1e6
+_STRIP = 64  # columns of a product at a time
 _ASYMMETRY = 2.0**-13  # of the largest element: Hessians are binary32 sums, not always symmetrized
 
 
@@ -33,10 +34,18 @@ class Curvature:
     added: float  # to the diagonal of hessian, as damping
     unit: float  # a power of two
 
+    def damped_loss(self, error: Floats) -> float:
+        """Return tr(E H Eᵀ) of errors (rows, cols), H in its unit: the square of E A."""
+        total = 0.0
+        for first in range(0, error.shape[1], _STRIP):  # what is below the diagonal costs nothing
+            stop = min(first + _STRIP, error.shape[1])
+            product = error[:, :stop] @ self.factor[:stop, first:stop]
+            total += float(np.vdot(product, product))
+        return total
+
     def loss(self, error: Floats) -> float:
         """Return tr(E H Eᵀ) of errors (rows, cols) with the H that isn't damped, in its unit."""
-        damped = float(np.sum((error @ self.hessian) * error))
-        return damped - self.added * float(np.sum(error * error))
+        return self.damped_loss(error) - self.added * float(np.vdot(error, error))
 
 
 def checked_damping(damping: float) -> float:

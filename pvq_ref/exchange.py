@@ -1,17 +1,18 @@
 """Weighted search of groups: exchange pulses while the weighted error falls (spec section 7.3).
 
-A group w is coded as s y with s = unit · level / ||y||, unit the norm of its row. Its error is
+A target t is coded as s y with s = unit · level / ||y||, unit the norm of its row. Its error is
 
-    J = (w - s y) M (w - s y)ᵀ = const - 2 s <c,y> + s² <y,My>,    c = M w,
+    J = (t - s y) M (t - s y)ᵀ = const - 2 s <c,y> + s² <y,My>,    c = M t,
 
 with a symmetric positive definite M. An exchange lets one magnitude grow by 1 and another shrink by
 1, so that their sum stays k. At a fixed s, with g = c - s M y, a step of y_i by d_i = ±1 alone adds
 
     s² M_ii - 2 s d_i g_i
 
-to J, and a pair of steps adds the sum of both and 2 s² d_i d_j M_ij. So all pairs of a group cost a
-few operations each, in loops that compilers vectorize. The best pair is taken while it lowers J,
-then s is set anew; J falls with each move, so the search ends.
+to J, and a pair of steps adds the sum of both and 2 s² d_i d_j M_ij. The last term is bounded by
+the largest element of row j off the diagonal, so most j need no look at their pairs. The best pair
+is taken while it lowers J, then s is set anew. At a fixed s J falls with each exchange, so that
+ends; setting s to a level may raise J, so the best point with its level is kept.
 """
 
 import math
@@ -22,9 +23,9 @@ from numpy.typing import NDArray
 from pvq_ref.gain import Floats
 from pvq_ref.jit import kernel
 
-UNCODED = -1  # in place of the number of a level: the group has no point yet
+UNCODED = -1  # in place of the number of a level: the group has a point to start from only
 _ROUNDS = 8  # at most as many times s is set anew
-_LEAST = 1e-12  # a move lowers J by more than this part of <sy, M sy>, far above rounding
+_LEAST = 1e-12  # a change lowers J by more than this part of <sy, M sy>, far above rounding
 
 
 @kernel
@@ -49,46 +50,77 @@ def _multiply(M: Floats, x: Floats, out: Floats) -> None:
 
 
 @kernel
-def _exchange(M: Floats, c: Floats, s: float, y: Floats, My: Floats, work: Floats) -> int:
-    """Exchange pulses at a fixed s until none lowers J; return how many were exchanged.
+def _reaches(M: Floats, reach: Floats) -> None:
+    """Write the largest magnitude off the diagonal of every row."""
+    for j in range(reach.size):
+        reach[j] = 0.0
+        for i in range(reach.size):
+            if i != j:
+                reach[j] = max(reach[j], abs(M[j, i]))
 
-    The first rows of work (5, n) hold, for each place i: the direction in which |y_i| grows, what
-    that step alone adds to J, the least that it adds with a partner, and the partner's number.
+
+@kernel
+def _steps(M: Floats, c: Floats, s: float, y: Floats, work: Floats) -> float:
+    """Write the direction in which each |y_i| grows, and what that step alone adds to J.
+
+    They are the first rows of work, and the last one is M y. Return the least step.
     """
-    n = y.size
-    up, alone, least, partner = work[0], work[1], work[2], work[3]
-    moves = 0
+    up, alone, My = work[0], work[1], work[-1]
+    for i in range(y.size):
+        slope = c[i] - s * My[i]
+        up[i] = 1.0 if y[i] > 0.0 or (y[i] == 0.0 and slope >= 0.0) else -1.0
+        alone[i] = s * (s * M[i, i] - 2.0 * up[i] * slope)
+    lowest = np.inf
+    for i in range(y.size):
+        lowest = min(lowest, alone[i])
+    return lowest
+
+
+@kernel
+def _best_pair(
+    M: Floats, reach: Floats, c: Floats, s: float, y: Floats, work: Floats, bar: float
+) -> tuple[int, int]:
+    """Return the places that grow and shrink in the pair that adds least, if below bar < 0.
+
+    Without one both are 0: a step and the same step back.
+    """
+    up, alone, My = work[0], work[1], work[-1]
+    lowest = _steps(M, c, s, y, work)
+    grows = shrinks = 0
+    for j in range(y.size):
+        if y[j] == 0.0:
+            continue
+        down = -1.0 if y[j] > 0.0 else 1.0
+        step = s * (s * M[j, j] - 2.0 * down * (c[j] - s * My[j]))
+        both = 2.0 * s * s * down
+        if lowest + step - abs(both) * reach[j] >= bar:
+            continue
+        for i in range(y.size):
+            change = alone[i] + step + both * up[i] * M[j, i]
+            if change < bar and i != j:
+                bar, grows, shrinks = change, i, j
+    return grows, shrinks
+
+
+@kernel
+def _exchange(
+    M: Floats, reach: Floats, c: Floats, s: float, y: Floats, work: Floats, energy: float
+) -> bool:
+    """Exchange pulses at a fixed s until none lowers J; return whether any did. energy is <y,My>.
+
+    The last row of work is M y, and is kept so.
+    """
+    bar, moved, My = -_LEAST * s * s * energy, False, work[-1]
     while True:
-        energy = 0.0
-        for i in range(n):
-            slope = c[i] - s * My[i]
-            up[i] = 1.0 if y[i] > 0.0 or (y[i] == 0.0 and slope >= 0.0) else -1.0
-            alone[i] = s * (s * M[i, i] - 2.0 * up[i] * slope)
-            least[i], partner[i] = 0.0, -1.0
-            energy += y[i] * My[i]
-        for j in range(n):
-            if y[j] == 0.0:
-                continue
-            down = -1.0 if y[j] > 0.0 else 1.0
-            step = s * (s * M[j, j] - 2.0 * down * (c[j] - s * My[j]))
-            both = 2.0 * s * s * down
-            for i in range(n):  # i = j adds 0: a step and the same step back
-                change = alone[i] + step + both * up[i] * M[j, i]
-                if change < least[i]:
-                    least[i], partner[i] = change, float(j)
-        i = 0
-        for other in range(1, n):
-            if least[other] < least[i]:
-                i = other
-        if least[i] >= -_LEAST * s * s * energy:
-            return moves
-        j = int(partner[i])
-        rise, fall = up[i], -1.0 if y[j] > 0.0 else 1.0
+        i, j = _best_pair(M, reach, c, s, y, work, bar)
+        if i == j:
+            return moved
+        rise, fall = work[0, i], -1.0 if y[j] > 0.0 else 1.0
         y[i] += rise
         y[j] += fall
-        for other in range(n):
+        for other in range(y.size):
             My[other] += rise * M[i, other] + fall * M[j, other]
-        moves += 1
+        moved = True
 
 
 @kernel
@@ -101,44 +133,55 @@ def _nearest_level(levels: Floats, gain: float) -> int:
 
 
 @kernel
-def _scale(levels: Floats, number: int, unit: float, square: float) -> float:
-    """Return the s of a level."""
-    return unit * levels[number] / math.sqrt(square)
+def _free(M: Floats, reach: Floats, c: Floats, y: Floats, work: Floats) -> None:
+    """Exchange pulses of y with s = <c,y>/<y,My>, the best for y, while it is above zero."""
+    for _ in range(_ROUNDS):
+        linear, energy, _ = _products(c, y, work[-1])
+        if linear <= 0.0 or not _exchange(M, reach, c, linear / energy, y, work, energy):
+            return
 
 
 @kernel
-def _search_group(
-    M: Floats, c: Floats, unit: float, levels: Floats, y: Floats, work: Floats
+def _coded(
+    M: Floats,
+    reach: Floats,
+    c: Floats,
+    unit: float,
+    levels: Floats,
+    y: Floats,
+    field: int,
+    work: Floats,
 ) -> int:
-    """Improve y, a point without a level, for c = M w; return the number of its level, or 0.
+    """Improve y, with the level `field` or UNCODED; return the number of its level.
 
-    At first s is free, <c,y>/<y,My>, the best for y; then it is that of the level nearest to it.
-    A best s of zero or less can't be had: the nearest level is the lowest.
+    work holds two rows for steps, one for the best point, one for M y.
     """
-    My = work[4]
-    for _ in range(_ROUNDS):
-        linear, energy, _ = _products(c, y, My)
-        if linear <= 0.0 or _exchange(M, c, linear / energy, y, My, work) == 0:
-            break
-    return 0 if levels.size == 0 else _improve(M, c, unit, levels, y, work)
-
-
-@kernel
-def _improve(M: Floats, c: Floats, unit: float, levels: Floats, y: Floats, work: Floats) -> int:
-    """Exchange pulses with s of the nearest level, until none moves; return its number."""
-    My, number = work[4], 0
-    for _ in range(_ROUNDS):
+    best, My = work[2], work[-1]
+    error, number = np.inf, field
+    for attempt in range(_ROUNDS):
         linear, energy, square = _products(c, y, My)
-        gain = linear / energy * math.sqrt(square)
-        number = _nearest_level(levels, gain / unit if unit > 0.0 else 0.0)
-        if _exchange(M, c, _scale(levels, number, unit, square), y, My, work) == 0:
+        length = math.sqrt(square)
+        nearest = _nearest_level(levels, linear / energy * length / unit)
+        if attempt == 0 and field != UNCODED:
+            s = unit * levels[field] / length
+            error = s * (s * energy - 2.0 * linear)
+            best[:] = y
+        s = unit * levels[nearest] / length
+        found = s * (s * energy - 2.0 * linear)
+        if found < error - _LEAST * abs(error) or number == UNCODED:
+            error, number = found, nearest
+            best[:] = y
+        if attempt == 0 and field == UNCODED:
+            _free(M, reach, c, y, work)
+        elif not _exchange(M, reach, c, s, y, work, energy):
             break
+    y[:] = best
     return number
 
 
 @kernel
 def exchange_groups(
-    w: Floats,
+    c: Floats,
     M: Floats,
     units: Floats,
     levels: Floats,
@@ -146,34 +189,29 @@ def exchange_groups(
     fields: NDArray[np.int64],
     gains: Floats,
 ) -> None:
-    """Search one group of every row, starting from y, and write y, fields and gains.
+    """Search one group of every row, starting from y, and write y and either fields or gains.
 
-    w (rows, n); M (n, n); units (rows,), the norms of the rows; levels ascending, or none for free
-    gains; y (rows, n), points with k pulses; fields (rows,), UNCODED or numbers of levels: a coded
-    group keeps its y and level where the search finds nothing better; gains (rows, 2) of those that
-    don't: the best amplitude of y/||y||, and what the square of its error adds to J.
+    c (rows, n), M times the targets; M (n, n); units (rows,), the norms of the rows; levels
+    ascending, or none for free gains; y (rows, n), points with k pulses; fields (rows,), UNCODED or
+    numbers of levels: a group keeps what it starts with where nothing better is found; gains
+    (rows, 2), of free gains: the best amplitude of y/||y||, zero at least, and what the square of
+    its error adds to J.
     """
-    rows, n = w.shape
-    work, c, z = np.empty((5, n)), np.empty(n), np.empty(n)
+    rows, n = c.shape
+    work, z, reach = np.empty((4, n)), np.empty(n), np.empty(n)
+    _reaches(M, reach)
     for row in range(rows):
-        _multiply(M, w[row], c)
         for i in range(n):
             z[i] = y[row, i]
-        _multiply(M, z, work[4])
-        before = np.inf
-        if fields[row] == UNCODED:
-            number = _search_group(M, c, units[row], levels, z, work)
-        else:
-            linear, energy, square = _products(c, z, work[4])
-            s = _scale(levels, fields[row], units[row], square)
-            before = s * (s * energy - 2.0 * linear)
-            number = _improve(M, c, units[row], levels, z, work)
-        linear, energy, square = _products(c, z, work[4])
-        if levels.size > 0:
-            s = _scale(levels, number, units[row], square)
-            if s * (s * energy - 2.0 * linear) >= before:
-                continue
-        fields[row] = number
-        gains[row, 0], gains[row, 1] = linear / energy * math.sqrt(square), energy / square
+        _multiply(M, z, work[3])
+        if levels.size == 0:
+            _free(M, reach, c[row], z, work)
+            linear, energy, square = _products(c[row], z, work[3])
+            gains[row, 0] = max(0.0, linear / energy * math.sqrt(square))
+            gains[row, 1] = energy / square
+        elif units[row] > 0.0:
+            fields[row] = _coded(M, reach, c[row], units[row], levels, z, fields[row], work)
+        elif fields[row] == UNCODED:
+            fields[row] = _nearest_level(levels, 0.0)
         for i in range(n):
             y[row, i] = np.int32(z[i])

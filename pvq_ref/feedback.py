@@ -1,25 +1,23 @@
-"""Error feedback: later columns make up for the errors of earlier ones (spec section 7).
+"""Error feedback: later columns make up for the errors of earlier ones (spec sections 7.2, 7.4).
 
-With E = W' - What' the layer's outputs miss by tr(E H Eᵀ), H the damped second moment of its
-rotated inputs. Factor H = A Aᵀ, A upper triangular: then the loss is ||E A||², and group Q of
-columns alone adds ||E_Q A_QQ + E_< A_<Q||², where < are the columns before it. So the group's
-target isn't w_Q but
+With E = W' - What' the layer's outputs miss by tr(E H Eᵀ), H = A Aᵀ the damped second moment of its
+rotated inputs, A upper triangular. So the loss is ||E A||², and group Q of columns alone adds
+||E_Q A_QQ + E_< A_<Q||², where < are the columns before it. So the group's target isn't w_Q but
 
     w_Q + E_< A_<Q A_QQ⁻¹,    searched in the metric  M = A_QQ A_QQᵀ,
 
 and all that the groups lose in their metrics adds up to the loss. This is the feedback of GPTQ
 (Frantar et al. 2023; LDLQ in QuIP, Chee et al. 2023) for groups, one matrix product a group.
-H⁻¹ = UᵀU with U = A⁻¹, the factor that those texts use, is never formed.
 
 Sweeps follow (coordinate descent): with all other groups fixed the best target of group Q is
-w_Q + E_o H_oQ H_QQ⁻¹, o all other columns, in the metric H_QQ; a group moves only if it gains.
+t = w_Q + E_o H_oQ H_QQ⁻¹, o all other columns, in the metric H_QQ. The search needs t H_QQ only,
+which is (E H)_Q + What'_Q H_QQ. A group moves only if it gains.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from pvq_ref.curvature import Curvature
@@ -34,7 +32,7 @@ SEARCHES = ("weighted", "plain")
 
 @dataclass(frozen=True)
 class Slot:
-    """One group of every row: the part that it belongs to, its number there, its columns."""
+    """One group of every row: the part that it belongs to, its number in a row, its columns."""
 
     part: Part
     number: int
@@ -43,134 +41,129 @@ class Slot:
 
 def slots(a: Allotment) -> Iterator[Slot]:
     """Yield the groups of a row from left to right."""
+    number = 0
     for part in parts(a):
-        for number in range(part.per_row):
-            first = part.first_column + number * part.n
+        for first in range(part.first_column, part.first_column + part.per_row * part.n, part.n):
             yield Slot(part, number, slice(first, first + part.n))
+            number += 1
 
 
 @dataclass(frozen=True)
 class Step:
-    """What coding one slot takes: the first pass's metric M and A_<Q A_QQ⁻¹, which carries earlier
-    errors into its target; the sweeps' metric H_QQ, its inverse, and the rows H_Q.
+    """What coding one slot takes: the pass's metric M and A_<Q A_QQ⁻¹, which carries earlier errors
+    into its target; the sweeps' metric H_QQ, and the rows H_Q.
     """
 
     slot: Slot
     metric: Floats
     carry: Floats
     own: Floats
-    own_inverse: Floats
     rows: Floats
 
 
 def steps(curved: Curvature, a: Allotment) -> list[Step]:
-    """Return the steps of a pass, from left to right."""
+    """Return the steps of a pass, from left to right; matrices are in the curvature's unit."""
     result = []
     for slot in slots(a):
         q = slot.columns
-        own, before = curved.factor[q, q], curved.factor[: q.start, q]
-        carry: Floats = solve_triangular(own, before.T, trans="T").T
-        block = np.ascontiguousarray(curved.hessian[q, q])
-        result.append(
-            Step(slot, own @ own.T, carry, block, np.linalg.inv(block), curved.hessian[q])
-        )
+        block, before = curved.factor[q, q], curved.factor[: q.start, q]
+        carry = np.asarray(solve_triangular(block, before.T, trans="T").T, np.float64)
+        own = np.ascontiguousarray(curved.hessian[q, q])
+        result.append(Step(slot, block @ block.T, carry, own, curved.hessian[q]))
     return result
 
 
-@dataclass(frozen=True)
-class Coded:
-    """Rows as they were coded: for each slot y (rows, n) int32, and for all slots the numbers of
-    levels (rows, slots) and what free gains would be (rows, slots, 2), see `exchange_groups`.
+class Rows:
+    """Rows that are being coded.
+
+    w (rows, cols), W'; units (rows,), the stored norms; levels of whole groups and of tails, each
+    (2^m,) float64, or empty for free gains. Result: for each slot a point y (rows, n) int32; for
+    all slots the numbers of levels (rows, slots) int64 or the free gains (rows, slots, 2) as in
+    `exchange_groups`; error (rows, cols), W' - What'.
     """
 
-    points: list[NDArray[np.int32]]
-    fields: NDArray[np.int64]
-    gains: Floats
-    error: Floats  # W' - What' (rows, cols)
+    def __init__(self, w: Floats, units: Floats, a: Allotment, levels: list[Floats]) -> None:
+        self.w, self.units, self.levels = w, units, levels
+        shape = (len(w), a.grid.groups)
+        self.points = [np.zeros((len(w), slot.part.n), np.int32) for slot in slots(a)]
+        self.fields = np.full(shape, UNCODED, np.int64)
+        self.gains = np.zeros((*shape, 2))
+        self.error = w.copy()
 
-    def decoded(self, slot: int, units: Floats, levels: Floats) -> Floats:
-        """Return What' of a slot (rows, n), amplitude · y/||y||; amplitudes are free without
-        levels.
-        """
-        y, amplitudes = self.points[slot], self.gains[:, slot, 0]
+    def start(self, slot: Slot, target: Floats) -> None:
+        """Search a slot in the Euclidean metric (spec section 4.1), without levels yet."""
+        self.points[slot.number] = search_unchecked(np.ascontiguousarray(target), slot.part.k)
+
+    def choose_levels(self, slot: Slot, target: Floats) -> None:
+        """Choose the levels, or free gains, of a slot's points in the Euclidean metric."""
+        i, levels = slot.number, self.levels[slot.part.level_row]
+        gains = group_gains(target, self.points[i])
+        self.gains[:, i, 0], self.gains[:, i, 1] = gains, 1.0
         if levels.size:
-            amplitudes = units * levels[self.fields[:, slot]]
-        length = np.sqrt(np.sum(np.square(y, dtype=np.float64), axis=1))
-        return np.asarray((amplitudes / length)[:, None] * y)
+            usable = self.units > 0.0
+            relative = np.divide(gains, self.units, out=np.zeros_like(gains), where=usable)
+            self.fields[:, i] = nearest_levels(relative, levels)
+
+    def improve(self, slot: Slot, c: Floats, metric: Floats) -> None:
+        """Search a slot under a metric, from its points on; c is the metric times the targets."""
+        i, levels = slot.number, self.levels[slot.part.level_row]
+        exchange_groups(
+            c, metric, self.units, levels, self.points[i], self.fields[:, i], self.gains[:, i]
+        )
+
+    def decoded(self, slot: Slot) -> Floats:
+        """Return What' of a slot (rows, n): amplitude · y/||y||, as in spec section 8.5."""
+        i, levels = slot.number, self.levels[slot.part.level_row]
+        amplitudes = self.units * levels[self.fields[:, i]] if levels.size else self.gains[:, i, 0]
+        y = self.points[i].astype(np.float64)
+        scale: Floats = amplitudes / np.sqrt(np.einsum("ij,ij->i", y, y))
+        return np.asarray(scale[:, None] * y)
+
+    def settle(self, slot: Slot) -> None:
+        """Set the error of a slot to what its points and levels leave."""
+        self.error[:, slot.columns] = self.w[:, slot.columns] - self.decoded(slot)
 
 
-def _uncoded(w: Floats, a: Allotment) -> Coded:
-    places = list(slots(a))
-    points = [np.empty((len(w), slot.part.n), np.int32) for slot in places]
-    fields = np.full((len(w), len(places)), UNCODED, np.int64)
-    return Coded(points, fields, np.empty((len(w), len(places), 2)), w.copy())
+def code_alone(rows: Rows, a: Allotment) -> None:
+    """Code rows as without calibration: Euclidean search, no feedback."""
+    for slot in slots(a):
+        target = np.ascontiguousarray(rows.w[:, slot.columns])
+        rows.start(slot, target)
+        rows.choose_levels(slot, target)
+        rows.settle(slot)
 
 
-def _search(
-    target: Floats, metric: Floats | None, units: Floats, levels: Floats, coded: Coded, i: int
-) -> None:
-    """Improve the points of slot i under a metric, or leave them, and choose their levels."""
-    y, fields, gains = coded.points[i], coded.fields[:, i].copy(), np.empty((len(target), 2))
-    if metric is not None:
-        exchange_groups(target, metric, units, levels, y, fields, gains)
-    else:
-        gains[:, 0], gains[:, 1] = group_gains(target, y), 1.0
-        if levels.size:
-            usable = units > 0.0
-            relative = np.divide(gains[:, 0], units, out=np.zeros(len(units)), where=usable)
-            fields = nearest_levels(relative, levels.astype(np.float32)).astype(np.int64)
-    coded.fields[:, i], coded.gains[:, i] = fields, gains
+def feed_back(rows: Rows, course: list[Step], search: str) -> None:
+    """Code rows from left to right (spec section 7.2).
 
-
-def code_alone(w: Floats, units: Floats, a: Allotment, levels: list[Floats]) -> Coded:
-    """Code rotated rows as without calibration: Euclidean search, no feedback."""
-    coded = _uncoded(w, a)
-    for i, slot in enumerate(slots(a)):
-        target = np.ascontiguousarray(w[:, slot.columns])
-        coded.points[i][:] = search_unchecked(target, slot.part.k)
-        _search(target, None, units, levels[slot.part.level_row], coded, i)
-        coded.error[:, slot.columns] -= coded.decoded(i, units, levels[slot.part.level_row])
-    return coded
-
-
-def feed_back(
-    w: Floats, units: Floats, a: Allotment, course: list[Step], levels: list[Floats], search: str
-) -> Coded:
-    """Code rotated rows w (rows, cols) from left to right (spec section 7.2).
-
-    units (rows,) are the stored row norms; course comes from `steps`; levels holds those of whole
-    groups and of tails, each (2^m,) or empty for free gains; search is one of SEARCHES. Rows don't
-    depend on each other.
+    course comes from `steps`; search is one of SEARCHES. Rows don't depend on each other.
     """
-    coded = _uncoded(w, a)
-    for i, step in enumerate(course):
-        q, own = step.slot.columns, levels[step.slot.part.level_row]
-        target = w[:, q] + coded.error[:, : q.start] @ step.carry
-        coded.points[i][:] = search_unchecked(target, step.slot.part.k)
-        _search(target, step.metric if search == "weighted" else None, units, own, coded, i)
-        coded.error[:, q] -= coded.decoded(i, units, own)
-    return coded
+    for step in course:
+        q = step.slot.columns
+        target = rows.w[:, q] + rows.error[:, : q.start] @ step.carry
+        rows.start(step.slot, target)
+        if search == "weighted":
+            rows.improve(step.slot, target @ step.metric, step.metric)
+        else:
+            rows.choose_levels(step.slot, target)
+        rows.settle(step.slot)
 
 
-def sweep(
-    w: Floats,
-    units: Floats,
-    curved: Curvature,
-    course: list[Step],
-    levels: list[Floats],
-    coded: Coded,
-) -> bool:
-    """Search each group once more with all others fixed; return whether any moved (spec 7.4)."""
-    slope, moved = coded.error @ curved.hessian, False
-    for i, step in enumerate(course):
-        q, own = step.slot.columns, levels[step.slot.part.level_row]
-        others = slope[:, q] - coded.error[:, q] @ step.own
-        target = w[:, q] + others @ step.own_inverse
-        before = coded.decoded(i, units, own)
-        _search(target, step.own, units, own, coded, i)
-        change = before - coded.decoded(i, units, own)
-        if change.any():
-            moved = True
-            coded.error[:, q] += change
-            slope += change @ step.rows
-    return moved
+def sweep(rows: Rows, course: list[Step], slope: Floats) -> bool:
+    """Improve each group once with all others fixed (spec section 7.4); return whether any moved.
+
+    slope (rows, cols) is E H, and is kept so.
+    """
+    any_moved = False
+    for step in course:
+        q = step.slot.columns
+        before = rows.error[:, q].copy()
+        c = slope[:, q] + (rows.w[:, q] - before) @ step.own
+        rows.improve(step.slot, c, step.own)
+        rows.settle(step.slot)
+        change = rows.error[:, q] - before
+        moved = np.flatnonzero(change.any(axis=1))
+        if moved.size:
+            any_moved = True
+            slope[moved] += change[moved] @ step.rows
+    return any_moved

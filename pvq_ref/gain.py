@@ -267,7 +267,7 @@ def fitted_levels(
     return levels.astype(np.float32)
 
 
-def nearest_levels(gains: Floats, levels: NDArray[np.float32]) -> NDArray[np.uint8]:
+def nearest_levels(gains: Floats, levels: NDArray[np.floating]) -> NDArray[np.uint8]:
     """Return the number of the nearest level of each gain, upwards on ties (spec section 5.5)."""
     wide = levels.astype(np.float64)
     thresholds = (wide[:-1] + wide[1:]) / 2

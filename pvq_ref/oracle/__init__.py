@@ -11,6 +11,7 @@ One module stands for one section:
     gain        section 5            gains and levels (needs mpmath)
     hadamard    sections 6.4, 6.5    finite fields, Paley's matrices
     rotation    section 6            generator, signs, plans, both directions
+    feedback    section 7            targets, metrics and exhaustive searches
     packing     section 8.4          sequences of bits
     layout      sections 8.1, 9.3    the description of one tensor
     tensor      section 8            row norms, decoding, rounding
