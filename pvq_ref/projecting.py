@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pvq_ref.jit import kernel
-from pvq_ref.searching import Floats, in_ranges, magnitudes
+from pvq_ref.lanes import Floats
+from pvq_ref.searching import in_ranges
+from pvq_ref.walking import magnitudes
 
 
 @kernel
