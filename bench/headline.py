@@ -153,7 +153,7 @@ def main() -> None:
     add("--tokens", type=int, default=131072, help="calibration tokens (default %(default)s)")
     add("--items", type=int, default=1000, help="of each task (default %(default)s)")
     given = parser.parse_args()
-    given.results.mkdir(parents=True, exist_ok=True)
+    (given.results / "models").mkdir(parents=True, exist_ok=True)
     told = {
         "command": f"python bench/headline.py MODEL TEXTS RESULTS --device {given.device}",
         "machine": machine(given.device), "model": given.model.name, "items": given.items,
