@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
 # Two pips in one virtual environment break it, and the tests fill all cores on their own.
 .NOTPARALLEL:
-.PHONY: help demo test test-compiled test-uncompiled test-boundscheck lint clean
+.PHONY: help demo test test-compiled test-uncompiled test-boundscheck coverage lint clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ test-uncompiled: $(VENV)/.installed-test ## run the marked tests as plain Python
 
 test-boundscheck: $(VENV)/.installed-test ## run the marked tests with checks of every array index
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -m uncompiled
+
+coverage: $(VENV)/.installed-test ## lines run by vectors and property tests, uncompiled: 95 % or fail
+	$(BIN)/python bench/line_coverage.py
 
 lint: $(VENV)/.installed-dev ## check style, format and types
 	$(BIN)/ruff check .

@@ -19,6 +19,8 @@ ELEMENT_BYTES = {
     "BF16": 2, "U32": 4, "I32": 4, "F32": 4, "U64": 8, "I64": 8, "F64": 8, "C64": 8,
 }  # fmt: skip
 NO_HASH = "0" * 64
+PARTS = ("index", "gain", "row_norm", "levels")
+INDEX = "model.safetensors.index.json"
 
 # Shapes of a small model of today's form: odd sizes, so that rows have tails and rotations have
 # several blocks.
@@ -87,7 +89,7 @@ def make_folder(folder, dtype="F16", shards=1, tied=False, seed=0, config=CONFIG
         save_file(part, folder / file, {"format": "pt"})
         weight_map |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
-    write_json(folder / "model.safetensors.index.json", index)
+    write_json(folder / INDEX, index)
     return folder
 
 
@@ -132,6 +134,13 @@ def stamps(folder):
 def names_in(folder):
     """The names in a folder, hidden ones too: what a failed run must not add to."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def flip(path, place, bit=0):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1 << bit
+    path.write_bytes(content)
 
 
 # Files by hand

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 import pvq_ref
 from pvq_ref.cli import main
+from tests.models import flip
 
 SOURCE = Path(__file__).parent.parent / "docs" / "port" / "pvq_decode.c"
 COMPILER = os.environ.get("CC") or shutil.which("cc")
@@ -58,9 +59,8 @@ def test_the_port_decodes_files_to_the_same_bytes(port, tmp_path, dtype, options
 def test_the_port_names_the_error_of_a_broken_file(port, tmp_path):
     save_file({"a": np.ones((24, 40), np.float32)}, tmp_path / "in")
     pvq_ref.compress(tmp_path / "in", tmp_path / "packed")
-    broken = bytearray((tmp_path / "packed").read_bytes())
-    broken[-1] ^= 1
-    (tmp_path / "broken").write_bytes(broken)
+    shutil.copyfile(tmp_path / "packed", tmp_path / "broken")
+    flip(tmp_path / "broken", -1)
     done = subprocess.run(
         [port, tmp_path / "broken", tmp_path / "got"], capture_output=True, text=True
     )

@@ -29,8 +29,10 @@ from tests.models import (
     CONFIG,
     DTYPES,
     FIRST,
+    INDEX,
     LEFT_OUT,
     MATRICES,
+    PARTS,
     SIDE_FILES,
     entries_of,
     files_of,
@@ -43,9 +45,6 @@ from tests.models import (
     stamps,
     write_json,
 )
-
-PARTS = ("index", "gain", "row_norm", "levels")
-INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
@@ -620,19 +619,12 @@ def test_force_replaces_a_link_and_not_what_it_leads_to(models, tmp_path):
     assert not (tmp_path / "c").is_symlink()
 
 
-def test_force_does_not_replace_a_folder_by_a_file(models, tmp_path):
-    old_output(tmp_path / "c")
+@pytest.mark.parametrize(("source", "old"), [("F16.safetensors", "c"), ("F16", "c.safetensors")])
+def test_force_replaces_no_folder_by_a_file_and_no_file_by_a_folder(models, tmp_path, source, old):
+    old_output(tmp_path / old)
     before = stamps(tmp_path)
     with pytest.raises(OutputError):
-        compress(models / "F16.safetensors", tmp_path / "c", 4, force=True)
-    assert stamps(tmp_path) == before
-
-
-def test_force_does_not_replace_a_file_by_a_folder(models, tmp_path):
-    old_output(tmp_path / "c.safetensors")
-    before = stamps(tmp_path)
-    with pytest.raises(OutputError):
-        compress(models / "F16", tmp_path / "c.safetensors", 4, force=True)
+        compress(models / source, tmp_path / old, 4, force=True)
     assert stamps(tmp_path) == before
 
 

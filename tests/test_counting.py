@@ -82,6 +82,7 @@ def test_prefix_sums_count_what_comes_before(block):
                 total += oracle.count(block, a) * oracle.count(left, pulses - a)
 
 
+@pytest.mark.uncompiled
 def test_wide_tables_are_refused():
     with pytest.raises(CapacityError, match="must fit in 256 MiB"):
         tables(10_000, 100_000, "fischer", 0)
@@ -94,16 +95,19 @@ def test_every_target_has_tables_that_are_not_refused(group, target):
     assert check_tables(group, a.k, "blocked", 4) >= 1
 
 
+@pytest.mark.uncompiled
 def test_tables_that_take_too_long_are_refused():
     with pytest.raises(CapacityError, match="steps"):
         check_tables(8, 450_000, "blocked", 4)
 
 
+@pytest.mark.uncompiled
 def test_huge_tables_are_refused_at_once():
     with pytest.raises(CapacityError, match="n = 2147483647"):
         tables(2**31 - 1, 2**31 - 1, "fischer", 0)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("bad", [-1, 2.0, "3", True, None, 2**31])
 def test_count_refuses(bad):
     with pytest.raises(DomainError, match="n must be"):
@@ -116,6 +120,7 @@ def test_numpy_integers_count():
     assert count(np.int64(8), np.uint8(4)) == 2816
 
 
+@pytest.mark.uncompiled
 def test_unknown_order():
     with pytest.raises(
         DomainError, match="order must be one of fischer, opus, blocked, got 'fisher'"

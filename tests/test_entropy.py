@@ -24,6 +24,7 @@ from pvq_ref.entropy import (
 from pvq_ref.errors import PayloadError
 from pvq_ref.oracle import packing, ranking
 from pvq_ref.oracle.counting import enumerate_pyramid
+from tests.models import flip
 
 
 def correction(values, groups):
@@ -153,9 +154,7 @@ def test_inspect_shows_it(tmp_path, capsys):
 def test_inspect_names_the_tensor_that_is_broken(tmp_path, capsys):
     save_file({"a": np.ones((64, 96), np.float32)}, tmp_path / "in")
     pvq_ref.compress(tmp_path / "in", tmp_path / "out", 3.25)
-    content = bytearray((tmp_path / "out").read_bytes())
-    content[-1] ^= 1
-    (tmp_path / "out").write_bytes(content)
+    flip(tmp_path / "out", -1)
     assert main(["inspect", str(tmp_path / "out"), "--entropy"]) == 1
     assert capsys.readouterr().err.startswith("pvq-ref: tensor 'a': entry 'a_index' must have SHA")
     assert main(["inspect", str(tmp_path / "out")]) == 0

@@ -42,6 +42,7 @@ def test_no_other_gain_is_better(change):
     assert np.all(np.sum((w - (g + change) * unit) ** 2, axis=1) >= best - 1e-12)
 
 
+@pytest.mark.uncompiled
 def test_optimal_gain_refuses():
     with pytest.raises(ShapeError, match="w and y must have one shape"):
         optimal_gains(np.ones((2, 3)), np.ones((2, 4), np.int32))
@@ -172,17 +173,20 @@ def test_nearest_level_equals_oracle(levels, g):
     assert got.tolist() == [oracle.nearest_level(g, levels)]
 
 
+@pytest.mark.uncompiled
 def test_unknown_design():
     with pytest.raises(DomainError, match="design must be one of quantile"):
         design_levels("best", 8, 5, 64, 2)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("gain_bits", [-1, 9, 1.5])
 def test_gain_bits(gain_bits):
     with pytest.raises(DomainError, match="gain_bits must be"):
         design_levels("lloyd-max", 8, 5, 64, gain_bits)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize(("n", "cols"), [(0, 5), (6, 5)])
 def test_law_needs_a_group_in_a_row(n, cols):
     with pytest.raises(DomainError):

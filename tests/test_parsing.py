@@ -29,6 +29,7 @@ from pvq_ref.oracle.counting import bits as index_bits
 from pvq_ref.parsing import parse
 from pvq_ref.verification import verify
 from tests.models import (
+    PARTS,
     canonical,
     entries_of,
     forge,
@@ -44,7 +45,6 @@ from tests.models import (
 SOURCE = {"origin": "a ü", "header_sha256": "0" * 64}
 T = "é.weight"  # 17 rows of 33 columns: tails, padding bits, two blocks in the rotation
 PLAIN = ("norm", "step")
-PARTS = ("index", "gain", "row_norm", "levels")
 KEYS = ("shape", "dtype", "n", "k", "tail_k", "order", "block", "gain_bits", "levels",
         "norm_exponent", "rotation")  # fmt: skip
 TOP = ("format_version", "writer", "header_sha256", "source_metadata", "sha256", "tensors")

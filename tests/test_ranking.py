@@ -94,6 +94,7 @@ def test_boundary_indices_of_large_pyramids(n, k, order, block):
     assert np.array_equal(rank(got, order, block), index)
 
 
+@pytest.mark.uncompiled
 def test_strided_prefix_sums_change_nothing(monkeypatch):
     from pvq_ref import counting
 
@@ -134,6 +135,7 @@ def test_many_groups_on_any_number_of_threads():
     assert np.array_equal(index, rank(ref, threads=3))
 
 
+@pytest.mark.uncompiled
 def test_no_groups():
     assert rank(np.zeros((0, 5), np.int32)).shape == (0, 1)
     assert unrank(np.zeros((0, 2), np.uint64), 32, 56).shape == (0, 32)
@@ -159,6 +161,7 @@ def test_any_memory_layout():
     assert np.array_equal(rank(y)[::-1], rank(y[::-1]))
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("order", ORDERS)
 def test_index_above_is_refused(order):
     index = words.from_integers([5, count(32, 56)], 2)
@@ -172,6 +175,7 @@ def test_index_above_is_refused(order):
         unrank(np.array([[2**64 - 1]], np.uint64), 8, 4, order)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize(
     "y", [[[1, 1], [1, 0]], [[1, 1], [-2, -1]], [[0, 0], [1, 0]], [[-(2**31), 0], [0, 1]]]
 )
@@ -180,23 +184,27 @@ def test_rows_off_the_pyramid_are_refused(y):
         rank(np.array(y, np.int32))
 
 
+@pytest.mark.uncompiled
 def test_wide_values_are_refused():
     with pytest.raises(PyramidError, match="32 bits"):
         rank(np.array([[2**40, 0]]))
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("y", [[1, 2], [[[1]]], np.zeros((3, 0), np.int32)])
 def test_shape_of_vectors(y):
     with pytest.raises(ShapeError, match="y must be of shape"):
         rank(np.array(y, np.int32))
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("dtype", [np.float64, np.uint64, np.int16, bool])
 def test_type_of_vectors(dtype):
     with pytest.raises(DTypeError, match="y must be int32 or int64"):
         rank(np.ones((2, 2), dtype))
 
 
+@pytest.mark.uncompiled
 def test_shape_and_type_of_indices():
     with pytest.raises(ShapeError, match=r"index must be of shape \(groups, 2\)"):
         unrank(np.zeros((3, 1), np.uint64), 32, 56)

@@ -39,6 +39,7 @@ def test_one_more_bit_would_not_fit(rows, groups, target, gain_bits):
     assert Allotment(a.grid, more, 0, gain_bits).file_rate > target
 
 
+@pytest.mark.uncompiled
 def test_sizes_add_up():
     a = Allotment(Grid(10, 70, 32), k=50, tail_k=7, gain_bits=3)
     index_bits = 10 * (2 * bits(32, 50) + bits(6, 7))
@@ -62,11 +63,13 @@ def test_large_groups_are_cut_to_the_columns():
     assert (a.grid.n, a.grid.whole, a.grid.tail) == (24, 1, 0)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize(("rows", "cols"), [(100, 1), (1, 1), (1000, 2), (0, 5), (5, 0)])
 def test_nothing_fits(rows, cols):
     assert allot(rows, cols, 3.25, 32) is None
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -153,6 +153,7 @@ def test_ties_go_to_lower_coordinates():
     assert search(np.array([[1.0, 2.0, 2.0, 1.0]]), 3).tolist() == [[1, 1, 1, 0]]
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("seed", range(5))
 def test_equal_quality_far_apart_obeys_the_tie_rule(seed):
     """f is 2450 for (2, 1 seven times, 1 seven times) and for (2, 2 seven times, 0 seven times)."""
@@ -161,6 +162,7 @@ def test_equal_quality_far_apart_obeys_the_tie_rule(seed):
     assert search(x[None], 16)[0].tolist() == list(oracle.search(x.tolist(), 16))
 
 
+@pytest.mark.uncompiled
 def test_zero_row_and_negative_zero():
     assert search(np.array([[0.0, -0.0, 0.0], [-0.0, -1.0, 0.0]]), 4).tolist() == [
         [4, 0, 0],
@@ -200,6 +202,7 @@ def test_regular_inputs_end():
             assert np.all(np.abs(search(x, k)).sum(axis=1) == k)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("kind", ["integers", "halves", "near ties"])
 def test_doubtful_groups_are_decided_exactly(kind):
     """The exact path alone, without the fast one's start, gives the same."""
@@ -238,10 +241,12 @@ def test_input_is_not_changed():
     search_project(x, 3)
 
 
+@pytest.mark.uncompiled
 def test_no_groups():
     assert search(np.zeros((0, 4)), 3).shape == (0, 4)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("function", [search, search_project])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_not_finite(function, bad):
@@ -251,6 +256,7 @@ def test_not_finite(function, bad):
         function(x, 3)
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("function", [search, search_project])
 def test_wrong_arguments(function):
     with pytest.raises(ShapeError, match=r"x must be of shape \(groups, n\)"):

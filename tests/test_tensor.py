@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvq_ref import dequantize, quantize
+from pvq_ref import dequantize, load, quantize
 from pvq_ref.errors import DomainError, DTypeError, MetadataError, NonFiniteError, ShapeError
 from pvq_ref.metadata import PARTS, object_of
 from pvq_ref.oracle import tensor as oracle
 from pvq_ref.tensor import DTYPES
 from tests.strategies import ORDERS
+from tests.tensors import encoded
 
 SHAPES = [(6, 64), (5, 35), (1, 100), (3, 2, 40), (9, 33), (2, 577), (64, 16), (3, 12), (40, 9)]
 
@@ -181,6 +182,18 @@ def test_nbytes_and_rates():
     assert t.shape == (7, 100)
 
 
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_small_tensor_without_a_choice_of_pulses(order):
+    t = encoded(weights((3, 10)), 4, 5, 2, order=order)
+    rows = dequantize(t, np.float32, threads=1)
+    assert rows.tobytes() == b"".join(oracle.round_all(row, "F32") for row in oracle_rows(t))
+    assert t.nbytes == sum(getattr(t, part).nbytes for part in PARTS)
+    assert t.rates.file == 8 * t.nbytes / 30
+    assert t.rates.fractional <= t.rates.coded <= t.rates.file
+    assert t.allotment.row_index_bits == 2 * 9 + 3  # V(4,5) = 360, V(2,2) = 8
+
+
 def test_inputs_are_not_changed():
     w = weights((8, 64))
     w.flags.writeable = False
@@ -207,6 +220,17 @@ def test_too_large_to_sum():
         quantize(np.full((4, 64), 1e200))
 
 
+@pytest.mark.uncompiled
+def test_a_saved_tensor_comes_back(tmp_path):
+    ref = encoded(weights((3, 10)), 4, 5, 2)
+    ref.save(tmp_path / "file")
+    got = load(tmp_path / "file")["weight"]
+    assert object_of(got) == object_of(ref)
+    for part in PARTS:
+        assert np.array_equal(getattr(got, part), getattr(ref, part))
+
+
+@pytest.mark.uncompiled
 @pytest.mark.parametrize(
     ("shape", "dtype", "error"),
     [
@@ -224,6 +248,7 @@ def test_refused_arrays(shape, dtype, error):
         quantize(np.zeros(shape, dtype))
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize(
     ("argument", "value"),
     [("bits", 0.5), ("bits", 9), ("group", 0), ("gain_bits", 9), ("order", "fast"), ("seed", -1),
@@ -234,14 +259,16 @@ def test_refused_arguments(argument, value):
         quantize(weights((8, 64)), **{argument: value})
 
 
+@pytest.mark.uncompiled
 def test_refused_result_type():
     with pytest.raises(DTypeError, match="type must be float16"):
-        dequantize(quantize(weights((8, 64))), int)
+        dequantize(encoded(weights((2, 4)), 4, 3), int)
 
 
+@pytest.mark.uncompiled
 def test_fields_of_the_wrong_size_are_refused():
     from dataclasses import replace
 
-    t = quantize(weights((8, 64)))
+    t = encoded(weights((2, 4)), 4, 3)
     with pytest.raises(MetadataError, match="index must be of shape"):
         dequantize(replace(t, index=t.index[:-1]))

@@ -13,8 +13,11 @@ from pvq_ref import compress, decompress
 from pvq_ref.errors import HeaderError, ModelError
 from pvq_ref.verification import TensorError, verify
 from tests.models import (
+    INDEX,
     MATRICES,
+    PARTS,
     SIDE_FILES,
+    flip,
     forge,
     header_length,
     make_file,
@@ -25,9 +28,6 @@ from tests.models import (
     split,
     stamps,
 )
-
-PARTS = ("index", "gain", "row_norm", "levels")
-INDEX = "model.safetensors.index.json"
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,6 @@ def copy(models, tmp_path):
         return make(models / f"{name}.pvq", tmp_path / "c")
 
     return run
-
-
-def flip(path, place, bit):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1 << bit
-    path.write_bytes(content)
 
 
 # Nothing wrong
