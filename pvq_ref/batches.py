@@ -53,7 +53,14 @@ from pvq_ref.proving import (
     products,
 )
 
-MOST_PULSES, MOST_COORDINATES = 1024, 512  # what worths, and the places below them, have room for
+
+def fits(n: int, k: int) -> bool:
+    """Return whether groups of n coordinates and k pulses may be sure.
+
+    The places below worths have room for 512 coordinates; with more pulses 1/b² is too small to be
+    seen (`pvq_ref.proving`).
+    """
+    return n <= 512 and 0 < k**3 <= n << 21
 
 
 @kernel
@@ -84,8 +91,9 @@ def _walk(
 ) -> None:  # fmt: skip
     """Walk until nothing better can lie beyond; write what is found to points and lanes[VERDICT].
 
-    A move is taken at the scale where no pair is ahead of it, as in `pvq_ref.walking`. Walks that
-    end are replaced by the last one.
+    A move is taken at the scale where no pair is ahead of it, as in `pvq_ref.walking`. A walk that
+    has ended is replaced by the last one. (All in one kernel: a call for each walk would count the
+    references of each array.)
     """
     u, z, at, verdict = walk_points[0], walk_points[1], walks[WALK_AT], lanes[VERDICT]
     end = lanes[MOST if direction > 0.0 else LEAST]
@@ -100,7 +108,7 @@ def _walk(
                 i, j = place(keys[0, 0, walk], u.shape[0]), place(keys[1, 0, walk], u.shape[0])
                 walks[WALK_TO, walk], walks[WALK_FROM, walk] = i, j
                 apart = u[i, walk] - u[j, walk]
-                crossing = (z[i, walk] - z[j, walk] + 1.0) / apart
+                crossing = (z[i, walk] - z[j, walk] + 1.0) / apart if apart != 0.0 else 0.0
                 if (
                     direction * apart > 0.0
                     and direction * (crossing - walks[WALK_BEFORE, walk]) > 0.0
@@ -181,7 +189,7 @@ def search_batches(
 ) -> None:
     """Search for every row of x, `size` at a time; say which rows of y are certainly best.
 
-    1 <= k <= MOST_PULSES, n <= MOST_COORDINATES.
+    n and k must fit.
     """
     rows, n = x.shape
     pulses = float(k)

@@ -56,6 +56,7 @@ from pvq_ref.lanes import (
 EPSILON = 2.0**-26
 MARGIN = 1.0 - 2.0**-22
 ROOM = 2.0**26  # for the squares of scaled magnitudes
+TINY = 1e-300  # keeps lanes that aren't asked from dividing by 0; lost on others by rounding
 # Fields of a walk: the lane it is of; a, b of where it is; the scale of its last move, and the one
 # in question; the next move (from, to), or -1 where none is known.
 WALK_LANE, WALK_A, WALK_B, WALK_BEFORE, WALK_AT, WALK_FROM, WALK_TO = range(7)
@@ -98,7 +99,8 @@ def products(points: Floats, n: int, lanes: Floats, count: int) -> None:
             a[lane] += u[lane] * z[lane]
             b[lane] += z[lane] * z[lane]
     for lane in range(count):
-        own[lane] = b[lane] / a[lane] if missing[lane] == 0.0 else first[lane]
+        scale = b[lane] / (a[lane] + TINY)
+        own[lane] = scale if missing[lane] == 0.0 else first[lane]
 
 
 @kernel
@@ -128,13 +130,13 @@ def centre(points: Floats, k: float, lanes: Floats, count: int, keys: Floats, hi
             verdict[lane] = DOUBT
     if settled > 0.0:
         hint[0] += 0.3 * (min(4096.0 / k, scales / settled) - hint[0])
-        hint[1] += 0.3 * (shifts / settled - hint[1])
+        hint[1] += 0.3 * (min(0.5, shifts / settled) - hint[1])
 
 
 @kernel
 def goal(a: float, b: float, end: float, ratio: float) -> float:
     """Return the scale of the line from (a,b) that has the quality ratio² at the norm `end`."""
-    return (end * end - b) / (2.0 * (ratio * MARGIN * end - a))
+    return (end * end - b) / (2.0 * (ratio * MARGIN * end - a) + TINY)
 
 
 @kernel
@@ -148,8 +150,9 @@ def look(
     a, b, ratio, own, ahead = lanes[A], lanes[B], lanes[RATIO], lanes[OWN], lanes[LOOK]
     verdict, end = lanes[VERDICT], lanes[MOST if direction > 0.0 else LEAST]
     for lane in range(count):
-        beyond = verdict[lane] == SURE and direction * (end[lane] * end[lane] - b[lane]) >= 1.0
-        ahead[lane] = goal(a[lane], b[lane], end[lane], ratio[lane]) if beyond else own[lane]
+        scale = goal(a[lane], b[lane], end[lane], ratio[lane])
+        beyond = (verdict[lane] == SURE) & (direction * (end[lane] * end[lane] - b[lane]) >= 1.0)
+        ahead[lane] = scale if beyond else own[lane]
     extremes(points, ahead[:count], keys)
     walking = 0
     for lane in range(count):

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pvq_ref.batches import MOST_COORDINATES, MOST_PULSES, search_batches
+from pvq_ref.batches import fits, search_batches
 from pvq_ref.counting import checked_integer
 from pvq_ref.errors import DTypeError, NonFiniteError, ShapeError
 from pvq_ref.exact_search import exact_search
@@ -47,7 +47,7 @@ def search_unchecked(x: Floats, k: int) -> NDArray[np.int32]:
     x = np.ascontiguousarray(x)
     y = np.empty(x.shape, np.int32)
     sure = np.zeros(x.shape[0], np.bool_)
-    if 0 < k <= MOST_PULSES and x.shape[1] <= MOST_COORDINATES:
+    if fits(x.shape[1], k):
         search_batches(x, k, y, sure, min(BATCH, max(1, len(x))))
     doubtful = np.flatnonzero(~sure)
     if doubtful.size:
