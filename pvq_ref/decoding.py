@@ -21,14 +21,24 @@ from pvq_ref.words import Words
 def _fill(y: NDArray[np.int32], amplitudes: Floats, out: Floats, first: int, per_row: int) -> None:
     """Write amplitude · y/||y|| for every group into rows of out, from column `first` on."""
     n = y.shape[1]
-    for group in range(y.shape[0]):
-        b = np.int64(0)
-        for value in y[group]:
-            b += np.int64(value) * np.int64(value)
-        scale = amplitudes[group] / np.sqrt(np.float64(b))
-        row, column = group // per_row, first + group % per_row * n
-        for i in range(n):
-            out[row, column + i] = scale * y[group, i]
+    for row in range(out.shape[0]):
+        for place in range(per_row):
+            group, column = row * per_row + place, first + place * n
+            b = np.int64(0)
+            for i in range(n):
+                b += np.int64(y[group, i]) * np.int64(y[group, i])
+            scale = amplitudes[group] / np.sqrt(np.float64(b))
+            for i in range(n):
+                out[row, column + i] = scale * y[group, i]
+
+
+@kernel
+def _scale_levels(fields: Words, levels: Floats, unit: Floats, amplitudes: Floats) -> None:
+    """Write unit · level of every group; fields are (rows · groups in a row, 1)."""
+    per_row = fields.shape[0] // max(1, unit.size)
+    for row in range(unit.size):
+        for group in range(row * per_row, (row + 1) * per_row):
+            amplitudes[group] = unit[row] * levels[fields[group, 0]]
 
 
 def _indices(t: PVQTensor, part: Part, start: int, stop: int) -> Words:
@@ -43,10 +53,11 @@ def _amplitudes(t: PVQTensor, part: Part, start: int, stop: int) -> Floats:
     """Return norm · level of a part's groups in a range of rows."""
     row_bits = t.grid.groups * t.allotment.gain_bits
     layout = (start * row_bits + part.first_gain * t.allotment.gain_bits, part.per_row, row_bits)
-    field = unpack_from(t.gain, t.allotment.gain_bits, (stop - start) * part.per_row, layout)[:, 0]
+    fields = unpack_from(t.gain, t.allotment.gain_bits, (stop - start) * part.per_row, layout)
     unit = np.ldexp(t.row_norm[start:stop].astype(np.float64), t.norm_exponent)
-    levels = t.levels[part.level_row].astype(np.float64)
-    return np.asarray(np.repeat(unit, part.per_row) * levels[field])
+    amplitudes = np.empty(len(fields))
+    _scale_levels(fields, t.levels[part.level_row].astype(np.float64), unit, amplitudes)
+    return amplitudes
 
 
 def decode_groups(

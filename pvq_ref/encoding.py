@@ -11,7 +11,7 @@ from math import frexp, prod
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pvq_ref.counting import ORDERS, bits, check_tables, checked_integer
+from pvq_ref.counting import ORDERS, bits, checked_integer
 from pvq_ref.errors import DomainError, NonFiniteError, ShapeError
 from pvq_ref.gain import (
     DESIGNS,
@@ -30,6 +30,7 @@ from pvq_ref.ranking import rank_unchecked
 from pvq_ref.rates import allot
 from pvq_ref.rotation import Rotation
 from pvq_ref.searching import search_unchecked
+from pvq_ref.tables import check_tables
 from pvq_ref.tensor import PVQTensor, dtype_name
 
 FIT_GAIN = 0.995  # levels are fitted to the data if they bring the squared error below this part

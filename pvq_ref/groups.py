@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pvq_ref.counting import Tables, bits, tables
+from pvq_ref.counting import bits
 from pvq_ref.rates import Allotment
 from pvq_ref.rotation import Rotation
+from pvq_ref.tables import Tables, tables
 
 RANGE = 1 << 17  # weights that one thread takes at a time
 

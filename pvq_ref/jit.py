@@ -105,6 +105,15 @@ def kernel(function: Kernel) -> Kernel:
     return compiled  # type: ignore[no-any-return]
 
 
+def inlined(function: Kernel) -> Kernel:
+    """Compile a function into each kernel that calls it, never on its own.
+
+    A call passes an array as seven numbers, which can take longer than what is then done.
+    """
+    compiled: Any = numba.njit(inline="always")(function)
+    return compiled  # type: ignore[no-any-return]
+
+
 def wrapping_kernel(function: Kernel) -> Kernel:
     """Compile a function whose unsigned arithmetic is meant to wrap around.
 

@@ -14,10 +14,8 @@ from pvq_ref.words import Words
 
 Bytes = NDArray[np.uint8]
 
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
-_3, _6, _7, _8 = np.uint64(3), np.uint64(6), np.uint64(7), np.uint64(8)
-_63, _64 = np.uint64(63), np.uint64(64)
+_ZERO, _ONE, _6, _63 = np.uint64(0), np.uint64(1), np.uint64(6), np.uint64(63)
+_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 # Place of the first field, fields in a row, and bits from row to row: a row of a tensor holds the
 # fields of its whole groups one after the other, and then that of its tail.
@@ -25,38 +23,39 @@ Layout = tuple[int, int, int]
 
 
 @kernel
-def _pack(fields: Words, width: int, data: Bytes, layout: Layout) -> None:
-    """Write fields (groups, words) of `width` bits."""
+def _pack(fields: Words, width: int, stream: Words, layout: Layout) -> None:
+    """Write fields (groups, words) of `width` bits into zero words, one more than they reach."""
     first, per_row, row_bits = layout
-    for group in range(fields.shape[0]):
-        bit = np.uint64(first + group // per_row * row_bits + group % per_row * width)
-        done = _ZERO
-        while done < np.uint64(width):
-            word, shift = fields[group, done >> _6], done & _63
-            inside = bit & _7
-            take = min(_8 - inside, np.uint64(width) - done, _64 - shift)
-            piece = (word >> shift) & ((_ONE << take) - _ONE)
-            data[bit >> _3] |= np.uint8(piece << inside)
-            done += take
-            bit += take
+    groups, count = fields.shape
+    highest = _ALL >> np.uint64(-width & 63) if width else _ZERO
+    for start in range(0, groups, max(1, per_row)):
+        bit = np.uint64(first + start // per_row * row_bits)
+        for group in range(start, min(start + per_row, groups)):
+            place, shift = bit >> _6, bit & _63
+            for w in range(count):
+                word = fields[group, w] & highest if w == count - 1 else fields[group, w]
+                stream[place] |= word << shift
+                place += _ONE
+                stream[place] |= (word >> _ONE) >> (_63 - shift)
+            bit += np.uint64(width)
 
 
 @kernel
-def _unpack(data: Bytes, width: int, fields: Words, layout: Layout) -> None:
+def _unpack(stream: Words, width: int, fields: Words, layout: Layout) -> None:
     """Read fields (groups, words): the inverse of `_pack`."""
     first, per_row, row_bits = layout
-    for group in range(fields.shape[0]):
-        fields[group] = _ZERO
-        bit = np.uint64(first + group // per_row * row_bits + group % per_row * width)
-        done = _ZERO
-        while done < np.uint64(width):
-            shift = done & _63
-            inside = bit & _7
-            take = min(_8 - inside, np.uint64(width) - done, _64 - shift)
-            piece = (np.uint64(data[bit >> _3]) >> inside) & ((_ONE << take) - _ONE)
-            fields[group, done >> _6] |= piece << shift
-            done += take
-            bit += take
+    groups, count = fields.shape
+    highest = _ALL >> np.uint64(-width & 63) if width else _ZERO
+    for start in range(0, groups, max(1, per_row)):
+        bit = np.uint64(first + start // per_row * row_bits)
+        for group in range(start, min(start + per_row, groups)):
+            place, shift = bit >> _6, bit & _63
+            for w in range(count):
+                low, high = stream[place], stream[place + _ONE]
+                fields[group, w] = (low >> shift) | ((high << _ONE) << (_63 - shift))
+                place += _ONE
+            fields[group, count - 1] &= highest
+            bit += np.uint64(width)
 
 
 def packed_size(total_bits: int) -> int:
@@ -64,15 +63,29 @@ def packed_size(total_bits: int) -> int:
     return -(-total_bits // 8)
 
 
+def _stream(size: int) -> NDArray[np.uint64]:
+    """Return zero words, least significant byte first, for `size` bytes and one word more."""
+    return np.zeros(size // 8 + 2, "<u8")
+
+
 def pack_into(data: Bytes, fields: Words, width: int, layout: Layout) -> None:
     """Set the bits of fields (groups, words) in data, which has zeros there."""
-    _pack(fields, width, data, layout)
+    stream = _stream(data.size).astype(np.uint64, copy=False)
+    _pack(fields, width, stream, layout)
+    data |= stream.astype("<u8", copy=False).view(np.uint8)[: data.size]
 
 
 def unpack_from(data: Bytes, width: int, groups: int, layout: Layout) -> Words:
     """Return the fields (groups, words) that `pack_into` set."""
+    first, per_row, row_bits = layout
+    begin = first // 8
+    end = packed_size(first + (groups - 1) // per_row * row_bits + per_row * width)
+    part = data[begin:end]
+    stream = _stream(part.size)
+    stream.view(np.uint8)[: part.size] = part
     fields = np.empty((groups, max(1, -(-width // 64))), np.uint64)
-    _unpack(data, width, fields, layout)
+    inside = (first - 8 * begin, per_row, row_bits)
+    _unpack(stream.astype(np.uint64, copy=False), width, fields, inside)
     return fields
 
 

@@ -17,6 +17,37 @@ from pvq_ref.tensor import PVQTensor, check_fields
 
 
 @kernel
+def _multiply_vector(
+    y: NDArray[np.int32], amplitudes: Floats, x: Floats, out: Floats, first: int, per_row: int
+) -> None:
+    """Add each group's part of W' x to out (rows, 1); x is (cols, 1).
+
+    Each place in a group has a sum of its own over the groups of a row, so that no addition waits
+    for the one before. The loops are as plain as the compiler needs them to do several at once.
+    """
+    n, column = y.shape[1], x.reshape(-1)
+    sums, scales = np.empty(n), np.empty(per_row)
+    for row in range(out.shape[0]):
+        start = row * per_row
+        for i in range(per_row):
+            group, b = y[start + i], np.int64(0)
+            for j in range(n):
+                b += np.int64(group[j]) * np.int64(group[j])
+            scales[i] = np.float64(b)
+        part = amplitudes[start : start + per_row]
+        for i in range(per_row):
+            scales[i] = part[i] / np.sqrt(scales[i])
+        sums[:] = 0.0
+        for i in range(per_row):
+            group, scale = y[start + i], scales[i]
+            values = column[first + i * n : first + (i + 1) * n]
+            for j in range(n):
+                sums[j] += scale * (np.float64(group[j]) * values[j])
+        for j in range(n):
+            out[row, 0] += sums[j]
+
+
+@kernel
 def _multiply(
     y: NDArray[np.int32], amplitudes: Floats, x: Floats, out: Floats, first: int, per_row: int
 ) -> None:
@@ -64,11 +95,13 @@ def matmul(t: PVQTensor, x: ArrayLike, *, threads: int | None = None) -> Floats:
         t.rotation.forward(rotated)
     rotated = np.ascontiguousarray(rotated.T)
 
+    multiply = _multiply_vector if rotated.shape[1] == 1 else _multiply
+
     def work(start: int, stop: int) -> Floats:
         out = np.zeros((stop - start, rotated.shape[1]))
         for part in parts(t.allotment):
             y, amplitudes = decode_groups(t, part, start, stop)
-            _multiply(y, amplitudes, rotated, out, part.first_column, part.per_row)
+            multiply(y, amplitudes, rotated, out, part.first_column, part.per_row)
         return out
 
     out = np.concatenate(list(map_ranges(work, t.grid.rows, rows_per_range(t.grid.cols), threads)))

@@ -1,123 +1,39 @@
 """Ranking: integer vector <-> index, in three orders (spec section 3).
 
-    fischer   y_1 takes 0, +1, -1, +2, -2, …            Fischer 1986, the paper's order
-    opus      y_1 takes k, …, 1, 0, -k, …, -1            RFC 6716, libopus
+    fischer   y_1 takes 0, +1, -1, +2, -2, …            `pvq_ref.fischer`; the paper's order
+    opus      y_1 takes k, …, 1, 0, -k, …, -1            `pvq_ref.opus`; RFC 6716, libopus
     blocked   the first b coordinates at a time          `pvq_ref.blocked`
 
-In the two orders of this file a coordinate costs one look-up: with l coordinates left, y_j among
-them, and R pulses for those after y_j, the rank is
-
-    fischer   V - 1 - sum of (V(l,R) if y_j > 0 else 2 U(l,R))
-    opus              sum of U(l,R) + (U(l,R+|y_j|+1) if y_j < 0 else 0).
-
-Kernels come in pairs: for indices of one 64-bit word, and of any number of them.
+The files of the orders have the kernels, here are checks, threads, and memory for results.
 """
 
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pvq_ref import blocked, words
-from pvq_ref.counting import Tables, checked_integer, tables
+from pvq_ref import blocked, fischer, opus, words
+from pvq_ref.counting import checked_integer
 from pvq_ref.errors import DTypeError, IndexRangeError, PyramidError, ShapeError
-from pvq_ref.fischer import (
-    fischer_from_word,
-    fischer_from_words,
-    fischer_to_word,
-    fischer_to_words,
-)
 from pvq_ref.jit import kernel
 from pvq_ref.parallel import map_ranges
+from pvq_ref.tables import Tables, tables
 from pvq_ref.words import Words
 
 STEP = 1 << 14  # groups that one thread takes at a time
-_ZERO = np.uint64(0)
-_ONE = np.uint64(1)
+LARGE = 1 << 16  # counts above which rows are checked before the tables are made
 
 
 @kernel
-def _first_off_pyramid(y: NDArray[np.int32], k: int) -> int:
-    """Return the first row whose l1 norm isn't k, or -1."""
-    for row in range(y.shape[0]):
-        total = np.int64(0)
-        for value in y[row]:
-            total += abs(np.int64(value))  # in 64 bits: -2^31 has no magnitude in 32
-        if total != k:
-            return row
+def _first_above(index: Words, last: Words) -> int:
+    """Return the first row of index that is above last, or -1."""
+    for row in range(index.shape[0]):
+        for w in range(last.size - 1, -1, -1):
+            if index[row, w] > last[w]:
+                return row
+            if index[row, w] < last[w]:
+                break
     return -1
-
-
-@kernel
-def _first_above(index: Words, limit: Words) -> int:
-    """Return the first row of index that isn't below limit, or -1."""
-    for row in range(index.shape[0]):
-        if not words.less(index[row], limit):
-            return row
-    return -1
-
-
-@kernel
-def _rank_fischer(y: NDArray[np.int32], low: Words, high: Words, last: Words, index: Words) -> None:
-    """Rank rows; last (words,) is V(n,k) - 1."""
-    for row in range(y.shape[0]):
-        index[row] = last
-        if index.shape[1] == 1:
-            index[row, 0] -= fischer_to_word(y[row], low, high)
-        else:
-            fischer_to_words(y[row], low, high, index[row])
-
-
-@kernel
-def _unrank_fischer(
-    index: Words, k: int, low: Words, high: Words, last: Words, y: NDArray[np.int32]
-) -> None:
-    """Unrank rows; last (words,) is V(n,k) - 1."""
-    left = np.empty(index.shape[1], np.uint64)
-    for row in range(index.shape[0]):
-        if index.shape[1] == 1:
-            fischer_from_word(last[0] - index[row, 0], k, low, high, y[row])
-        else:
-            left[:] = last
-            words.subtract(left, index[row])
-            fischer_from_words(left, k, low, high, y[row])
-
-
-@kernel
-def _rank_opus(y: NDArray[np.int32], half: Words, index: Words) -> None:
-    """Rank rows; half (n+1, k+2, words) holds U."""
-    n = y.shape[1]
-    for row in range(y.shape[0]):
-        total = index[row]
-        total[:] = _ZERO
-        after = 0
-        for j in range(n - 1, -1, -1):
-            words.add(total, half[n - j, after])
-            value = int(y[row, j])
-            after += abs(value)
-            if value < 0:
-                words.add(total, half[n - j, after + 1])
-
-
-@kernel
-def _unrank_opus(index: Words, k: int, half: Words, y: NDArray[np.int32]) -> None:
-    """Unrank rows; half (n+1, k+2, words) holds U."""
-    n = y.shape[1]
-    left = np.empty(index.shape[1], np.uint64)
-    for row in range(index.shape[0]):
-        left[:] = index[row]
-        before = k
-        for j in range(n):
-            column = half[n - j]
-            negative = not words.less(left, column[before + 1])
-            if negative:
-                words.subtract(left, column[before + 1])
-            after = before
-            while words.less(left, column[after]):
-                after -= 1
-            words.subtract(left, column[after])
-            y[row, j] = after - before if negative else before - after
-            before = after
 
 
 def _vectors(y: ArrayLike) -> NDArray[np.int32]:
@@ -131,33 +47,38 @@ def _vectors(y: ArrayLike) -> NDArray[np.int32]:
     return np.ascontiguousarray(array, np.int32)
 
 
+def _rank_into(y: NDArray[np.int32], table: Tables, order: str, index: Words) -> int:
+    """Rank vectors on the calling thread; return the first one off the pyramid, or -1."""
+    if order == "opus":
+        return opus.rank(y, table, index)
+    return blocked.rank(y, table, index) if table.block else fischer.rank(y, table, index)
+
+
+def _unrank_into(index: Words, table: Tables, order: str, y: NDArray[np.int32]) -> None:
+    """Unrank indices that are below V(n,k) on the calling thread."""
+    if order == "opus":
+        opus.unrank(index, table, y)
+    else:
+        (blocked if table.block else fischer).unrank(index, table, y)
+
+
 def rank_unchecked(y: NDArray[np.int32], table: Tables, order: str) -> Words:
     """Rank vectors that are known to be in the pyramid, on the calling thread."""
     index = np.empty((y.shape[0], table.words), np.uint64)
-    if order == "opus":
-        _rank_opus(y, table.low, index)
-    elif table.block:
-        blocked.rank(y, table, index)
-    else:
-        _rank_fischer(y, table.low, table.high, _last(table), index)
+    _rank_into(y, table, order, index)
     return index
 
 
 def unrank_unchecked(index: Words, table: Tables, order: str) -> NDArray[np.int32]:
     """Unrank indices that are known to be below V(n,k), on the calling thread."""
     y = np.empty((index.shape[0], table.n), np.int32)
-    if order == "opus":
-        _unrank_opus(index, table.k, table.low, y)
-    elif table.block:
-        blocked.unrank(index, table, y)
-    else:
-        _unrank_fischer(index, table.k, table.low, table.high, _last(table), y)
+    _unrank_into(index, table, order, y)
     return y
 
 
 def check_indices(index: Words, table: Tables) -> None:
     """Raise IndexRangeError for the first index that isn't below V(n,k)."""
-    row = _first_above(index, table.limit)
+    row = _first_above(index, table.last)
     if row >= 0:
         raise IndexRangeError(
             f"index must be below V({table.n},{table.k}) = {words.to_integer(table.limit)}, "
@@ -165,15 +86,29 @@ def check_indices(index: Words, table: Tables) -> None:
         )
 
 
-def _last(table: Tables) -> Words:
-    """Return V(n,k) - 1 in words."""
-    last: Words = table.limit[: table.words].copy()
-    words.subtract(last, np.ones(1, np.uint64))
-    return last
+def _norms(y: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return l1 norms; in 64 bits, since -2^31 has no magnitude in 32."""
+    return np.asarray(np.abs(y.astype(np.int64)).sum(axis=1))
 
 
-def _joined(parts: list[Any], empty: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate(parts) if parts else empty
+def _refuse_row(y: NDArray[np.int32], k: int, row: int) -> NoReturn:
+    raise PyramidError(
+        f"y must have the l1 norm {k} of row 0 in every row, got {_norms(y[row : row + 1])[0]} "
+        f"in row {row}"
+    )
+
+
+def _checked_pulses(y: NDArray[np.int32]) -> int:
+    """Return the l1 norm of row 0; if tables for it are large, check first that all rows have it.
+
+    Kernels check it too, but need the tables.
+    """
+    k = int(_norms(y[:1]).sum())
+    if (y.shape[1] + 1) * (k + 2) > LARGE:
+        off = np.flatnonzero(_norms(y) != k)
+        if off.size:
+            _refuse_row(y, k, int(off[0]))
+    return k
 
 
 def rank(
@@ -192,21 +127,18 @@ def rank(
     """
     y = _vectors(y)
     block = checked_integer("block", block, 1)
-    k = int(np.abs(y[0].astype(np.int64)).sum()) if len(y) else 0
-    row = _first_off_pyramid(y, k)
-    if row >= 0:
-        got = int(np.abs(y[row].astype(np.int64)).sum())
-        raise PyramidError(
-            f"y must have the l1 norm {k} of row 0 in every row, got {got} in row {row}"
-        )
+    k = _checked_pulses(y)
     table = tables(y.shape[1], k, order, block if order == "blocked" else 0)
+    index = np.empty((len(y), table.words), np.uint64)
 
-    def work(start: int, stop: int) -> Words:
-        return rank_unchecked(y[start:stop], table, order)
+    def work(start: int, stop: int) -> int:
+        row = _rank_into(y[start:stop], table, order, index[start:stop])
+        return row if row < 0 else start + row
 
-    return _joined(
-        list(map_ranges(work, len(y), STEP, threads)), np.zeros((0, table.words), np.uint64)
-    )
+    for row in map_ranges(work, len(y), STEP, threads):
+        if row >= 0:
+            _refuse_row(y, k, row)
+    return index
 
 
 def unrank(
@@ -240,7 +172,11 @@ def unrank(
     array = np.ascontiguousarray(array)
     check_indices(array, table)
 
-    def work(start: int, stop: int) -> NDArray[np.int32]:
-        return unrank_unchecked(array[start:stop], table, order)
+    y = np.empty((len(array), n), np.int32)
 
-    return _joined(list(map_ranges(work, len(array), STEP, threads)), np.zeros((0, n), np.int32))
+    def work(start: int, stop: int) -> None:
+        _unrank_into(array[start:stop], table, order, y[start:stop])
+
+    for _ in map_ranges(work, len(array), STEP, threads):
+        pass
+    return y

@@ -92,6 +92,28 @@ def add_product(total: Words, a: Words, b: Words) -> None:
             carry = high + (_ONE if total[i + j] < carry else _ZERO)
 
 
+@wrapping_kernel
+def divide_word(
+    rest: np.uint64, word: np.uint64, divisor: np.uint64, inverse: np.uint64, remainder: np.uint64
+) -> tuple[np.uint64, np.uint64]:
+    """Return quotient and rest of (rest · 2^64 + word) / divisor, rest < divisor < 2^32.
+
+    2^64 = inverse · divisor + remainder, but 2^64 - 1 stands for the inverse of 1. No division is
+    needed: rest · 2^64 is rest · inverse divisors and rest · remainder, which is one word, and the
+    highest word of a product with inverse is a quotient that is at most 1 too small.
+    """
+    quotient, part = rest * inverse, rest * remainder
+    total = part + word
+    if total < part:
+        quotient += inverse
+        total += remainder
+    estimate = multiply(total, inverse)[0]
+    left = total - estimate * divisor
+    if left >= divisor:
+        return quotient + estimate + _ONE, left - divisor
+    return quotient + estimate, left
+
+
 @kernel
 def _divide_small(a: Words, divisor: np.uint64) -> np.uint64:
     """Divide a by a divisor below 2^32 in place; return the remainder."""

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 
 from pvq_ref import count, words
-from pvq_ref.counting import MAX_NUMBER, bits, check_tables, most_pulses, tables, word_count
+from pvq_ref.counting import MAX_NUMBER, bits, most_pulses, word_count
 from pvq_ref.errors import CapacityError, DomainError
 from pvq_ref.oracle import counting as oracle
 from pvq_ref.rates import allot
+from pvq_ref.tables import check_tables, tables
 from tests.strategies import pyramids
 
 
@@ -61,10 +62,12 @@ def test_one_coordinate_has_one_pulse_at_most():
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (6, 5), (9, 12), (12, 40)])
 def test_tables_hold_counts(n, k):
     table = tables(n, k, "fischer", 0)
+    edges = table.counts
     for m in range(1, n + 1):
         for j in range(k + 1):
-            assert words.to_integer(table.low[m, j]) == 2 * oracle.half_count(m, j)
-            assert words.to_integer(table.high[m, j]) == oracle.count(m, j)
+            pair = edges.values[int(edges.start[m, k]) + 2 * j :][:2]
+            assert words.to_integer(pair[0]) == 2 * oracle.half_count(m, j)
+            assert words.to_integer(pair[1]) == oracle.count(m, j)
 
 
 @pytest.mark.uncompiled
@@ -72,14 +75,17 @@ def test_tables_hold_counts(n, k):
 def test_prefix_sums_count_what_comes_before(block):
     n, k = 9, 14
     table = tables(n, k, "blocked", block)
-    for level in range(len(table.start)):
+    sums = table.sums
+    for level in range(len(sums.start)):
         left = n - block * (level + 1)
         for pulses in range(k + 1):
             total = 0
             for a in range(pulses + 1):
-                got = words.to_integer(table.prefix[table.start[level, pulses] + a])
+                got = words.to_integer(sums.values[int(sums.start[level, pulses]) + a])
                 assert got == total
                 total += oracle.count(block, a) * oracle.count(left, pulses - a)
+            last = int(sums.start[level, pulses]) + pulses + 1
+            assert words.to_integer(sums.values[last]) == total
 
 
 @pytest.mark.uncompiled

@@ -12,6 +12,8 @@ import pvq_ref
 
 CALL = "import numpy as np, pvq_ref; print(pvq_ref.rank(np.array([[1, -1]], np.int32))[0, 0])"
 
+UNRANK = "import numpy as np, pvq_ref; print(pvq_ref.unrank(np.array([[3]], np.uint64), 2, 2)[0])"
+
 
 def run(code, folder, **environment):
     return subprocess.run(
@@ -33,13 +35,14 @@ def copy(tmp_path):
 
 
 def test_an_edited_helper_in_another_file_recompiles(copy):
-    assert run(CALL, copy).stdout == "3\n"
-    helper = copy / "pvq_ref" / "fischer.py"
+    assert run(UNRANK, copy).stdout == "[ 1 -1]\n"
+    helper = copy / "pvq_ref" / "finding.py"
     text = helper.read_text()
-    changed = text.replace("total = np.uint64(0)", "total = np.uint64(2)", 1)
-    assert changed != text
+    changed = text.replace("    while edges[place + _ONE] <= left:", "    while False:")
+    changed = changed.replace("np.uint64(edges[place + _ONE] <= left)", "_ONE")
+    assert changed.count("while False") == 1
     helper.write_text(changed)
-    assert run(CALL, copy).stdout == "1\n"
+    assert run(UNRANK, copy).stdout != "[ 1 -1]\n"
 
 
 def test_kernels_are_cached_on_disk(copy):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvq_ref import count, oracle, rank, unrank, words
+from pvq_ref import count, oracle, rank, tables, unrank, words
 from pvq_ref.counting import word_count
 from pvq_ref.errors import (
     CapacityError,
@@ -96,19 +96,17 @@ def test_boundary_indices_of_large_pyramids(n, k, order, block):
 
 @pytest.mark.uncompiled
 def test_strided_prefix_sums_change_nothing(monkeypatch):
-    from pvq_ref import counting
-
     n, k = 32, 56
     indices = [0, 1, count(n, k) // 3, count(n, k) - 1]
     index = words.from_integers(indices, 2)
     ref = unrank(index, n, k, "blocked")
-    monkeypatch.setattr(counting, "MAX_PREFIX_BYTES", 1 << 14)
-    counting.tables.cache_clear()
-    table = counting.tables(n, k, "blocked", 4)
+    monkeypatch.setattr(tables, "MAX_PREFIX_BYTES", 1 << 14)
+    tables.tables.cache_clear()
+    table = tables.tables(n, k, "blocked", 4)
     assert table.stride > 4
     got = unrank(index, n, k, "blocked")
     again = rank(got, "blocked")
-    counting.tables.cache_clear()
+    tables.tables.cache_clear()
     assert np.array_equal(got, ref)
     assert np.array_equal(again, index)
 
