@@ -1,19 +1,14 @@
 """The order `opus` and the exact search beside libopus itself (spec sections 3.2 and 4.1).
 
-libopus keeps its indices to itself, but the static library libopus.a (Debian: libopus-dev) has the
-functions. tests/peers/libopus.c is linked with it into a library that ctypes can call.
+tests/peers/libopus.py says what is needed for that; without it these tests are skipped.
 """
-
-import ctypes
-import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pvq_ref import count, rank, search, unrank
 from pvq_ref.oracle.counting import half_count
+from tests.peers.libopus import MissingError, build
 
 pytestmark = pytest.mark.peer
 
@@ -41,59 +36,12 @@ def pulses(n):
     return [k for k in grid if k <= MOST_PULSES[n]]
 
 
-def _pointer(array):
-    return array.ctypes.data_as(ctypes.c_void_p)
-
-
-class Libopus:
-    """The peer, for arrays of rows."""
-
-    def __init__(self, path):
-        self._library = ctypes.CDLL(str(path))
-        self.has_custom_modes = bool(self._library.peer_has_custom_modes())
-
-    def encode(self, y, k):
-        """Return indices and counts of y (rows, n) int32."""
-        index, total = np.zeros(len(y), np.uint32), np.zeros(len(y), np.uint32)
-        self._library.peer_encode(_pointer(y), *y.shape, k, _pointer(index), _pointer(total))
-        return index, total
-
-    def decode(self, index, n, k):
-        """Return vectors and counts for index (rows,) uint32."""
-        y, total = np.zeros((len(index), n), np.int32), np.zeros(len(index), np.uint32)
-        self._library.peer_decode(_pointer(index), *y.shape, k, _pointer(y), _pointer(total))
-        return y, total
-
-    def search(self, x, k):
-        """Return vectors for x (rows, n) float32, n >= 2, the l1 norm of each row below 64."""
-        y = np.zeros(x.shape, np.int32)
-        self._library.peer_search(_pointer(x.copy()), *x.shape, k, _pointer(y))
-        return y
-
-
 @pytest.fixture(scope="module")
 def libopus(tmp_path_factory):
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("needs a C compiler: neither cc nor gcc is there")
-    asked = subprocess.run(
-        [compiler, "-print-file-name=libopus.a"], capture_output=True, text=True, check=True
-    )
-    folders = [*Path("/usr/lib").glob("*-*-*"), Path("/usr/lib"), Path("/usr/local/lib")]
-    places = [Path(asked.stdout.strip()), *(folder / "libopus.a" for folder in folders)]
-    archive = next((place for place in places if place.is_absolute() and place.is_file()), None)
-    if archive is None:
-        pytest.skip("needs libopus.a: apt-get install libopus-dev")
-    library = tmp_path_factory.mktemp("libopus") / "peer.so"
-    source = Path(__file__).parent / "peers" / "libopus.c"
-    # The linker takes what the source needs out of the archive, and of those parts all they need.
-    command = [compiler, "-shared", "-fPIC", "-O2", "-Wall", "-Werror", "-o", library]
-    built = subprocess.run(
-        [*command, source, archive, "-lm"], capture_output=True, text=True, check=False
-    )
-    if built.returncode:
-        pytest.skip(f"needs a libopus.a that links into a shared library: {built.stderr:.300}")
-    return Libopus(library)
+    try:
+        return build(tmp_path_factory.mktemp("libopus"))
+    except MissingError as missing:
+        pytest.skip(str(missing))
 
 
 def check_indices(libopus, n, k, indices):

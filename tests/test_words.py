@@ -66,6 +66,25 @@ def test_divide(a, divisor, size):
     assert (words.to_integer(quotient), words.to_integer(rest)) == divmod(a, divisor)
 
 
+@given(naturals, st.integers(1, 2**32 - 1) | st.sampled_from([1, 2, 3, 2**32 - 1, 2**31]))
+def test_divide_word(a, divisor):
+    rest, word = (a >> 64) % divisor, a % 2**64
+    inverse = min(2**64 // divisor, 2**64 - 1)
+    remainder = 2**64 - inverse * divisor
+    got = words.divide_word(*map(np.uint64, (rest, word, divisor, inverse, remainder)))
+    assert tuple(map(int, got)) == divmod((rest << 64) + word, divisor)
+
+
+def test_divide_word_with_the_greatest_operands():
+    """The product of rest and remainder and the word together don't fit into a word."""
+    divisor = 3_037_000_501  # its remainder is near it
+    inverse, remainder = divmod(2**64, divisor)
+    rest, word = divisor - 1, 2**64 - 1
+    assert rest * remainder + word >= 2**64
+    got = words.divide_word(*map(np.uint64, (rest, word, divisor, inverse, remainder)))
+    assert tuple(map(int, got)) == divmod((rest << 64) + word, divisor)
+
+
 def test_integer_that_does_not_fit_is_an_error():
     with pytest.raises(OverflowError):
         words.from_integers([2**64], 1)

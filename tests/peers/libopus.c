@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 typedef struct {
     uint32_t index, total;
@@ -12,6 +13,7 @@ typedef struct {
 void encode_pulses(const int *y, int n, int k, Coder *coder);
 float decode_pulses(int *y, int n, int k, Coder *coder);
 float op_pvq_search_c(float *x, int *y, int k, int n, int arch);
+float op_pvq_search_sse2(float *x, int *y, int k, int n, int arch);
 int log2_frac(uint32_t value, int fraction) __attribute__((weak));
 
 void ec_enc_uint(Coder *coder, uint32_t index, uint32_t total)
@@ -58,9 +60,42 @@ void peer_decode(const uint32_t *index, int rows, int n, int k, int *y, uint32_t
     }
 }
 
-/* x is overwritten. */
-void peer_search(float *x, int rows, int n, int k, int *y)
+/* The search overwrites what it searches for, so it gets a copy, with room for SSE2 to write 3
+   numbers past the end. */
+#define LONGEST 256
+typedef float Search(float *, int *, int, int, int);
+
+static void search_rows(Search *search, const float *x, int rows, int n, int k, int *y)
 {
-    for (int row = 0; row < rows; row++)
-        op_pvq_search_c(x + (long)row * n, y + (long)row * n, k, n, 0);
+    float copy[LONGEST + 3];
+    int found[LONGEST + 3];
+    if (n > LONGEST)
+        celt_fatal("rows are too long", __FILE__, __LINE__);
+    for (int row = 0; row < rows; row++) {
+        memcpy(copy, x + (long)row * n, n * sizeof *copy);
+        search(copy, found, k, n, 0);
+        memcpy(y + (long)row * n, found, n * sizeof *found);
+    }
 }
+
+void peer_search(const float *x, int rows, int n, int k, int *y)
+{
+    search_rows(op_pvq_search_c, x, rows, n, k, y);
+}
+
+#ifdef PEER_SSE2
+int peer_has_sse2(void)
+{
+    return 1;
+}
+
+void peer_search_sse2(const float *x, int rows, int n, int k, int *y)
+{
+    search_rows(op_pvq_search_sse2, x, rows, n, k, y);
+}
+#else
+int peer_has_sse2(void)
+{
+    return 0;
+}
+#endif
