@@ -20,7 +20,7 @@ import report
 from pvq_ref.container import Reader
 from pvq_ref.counting import bits, most_pulses
 from pvq_ref.curvature import Curvature, curvature
-from pvq_ref.feedback import feed_back, steps
+from pvq_ref.feedback import Rows, feed_back, steps
 from pvq_ref.gain import Floats, design_levels
 from pvq_ref.hessians import Hessians, layer_of
 from pvq_ref.model import open_model
@@ -60,9 +60,10 @@ def relative_loss(w: Floats, curved: Curvature, grid: Grid, own: bool) -> tuple[
         for k in chosen
     ]
     units = np.linalg.norm(w, axis=1)
-    coded = feed_back(w, units, a, course, levels, "weighted")
+    rows = Rows(w, units, a, levels)
+    feed_back(rows, course, "weighted")
     rate = sum(bits(grid.n, k) for k in chosen) / grid.cols
-    return curved.loss(coded.error) / curved.loss(w), rate
+    return curved.loss(rows.error) / curved.loss(w), rate
 
 
 def main() -> None:

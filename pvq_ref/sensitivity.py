@@ -62,7 +62,8 @@ def sensitivities(
     for name, layer in layers.items():
         coding, cols = codings[name], layer.weight.shape[1]
         curved = curvature((inputs[name] / tokens).cpu().numpy(), cols, coding.rotation, damping)
-        traces = sum(float(np.trace(s.metric)) for s in steps(curved, coding.allotment))
+        metrics = [step.metric for step in steps(curved, coding.allotment)]
+        traces = curved.unit * sum(float(np.trace(metric)) for metric in metrics)
         rows = (layer.weight.double() ** 2).sum(1) / cols * slopes[name] / tokens
         result[name] = float(rows.sum()) * traces
     return result
