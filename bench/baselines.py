@@ -7,7 +7,7 @@
   LloydMax, rotated       like TurboQuant (Zandieh et      the same with GPTQ's feedback
                           al. 2025), a norm for each row
 
-Feedback in the notation of pvq_ref/feedback.py, H = A Aᵀ, E = W - What, columns in blocks Q of one
+Feedback in the notation of pvq_ref/curvature.py, H = A Aᵀ, E = W - What, columns in blocks Q of one
 group each: what is coded is w_Q + E_< A_<Q A_QQ⁻¹, and inside of the block the error e of column c
 moves a later column j by e U_cj / U_cc, with U = A_QQ⁻¹. That is GPTQ column by column, for H⁻¹ =
 UᵀU with U = A⁻¹. The scales of a group are read off what is coded when its turn comes.
@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import solve_triangular
 from threadpoolctl import threadpool_limits
 
-from pvq_ref.feedback import DAMPING, Curvature, curvature
+from pvq_ref.curvature import DAMPING, Curvature, curvature
 from pvq_ref.parallel import map_ranges
 from pvq_ref.rotation import Rotation
 from scalar import lloyd_max_levels

@@ -41,19 +41,19 @@ def arguments() -> argparse.Namespace:
     add("--device", default="cpu", help="where the model runs (default: %(default)s)")
     add("--jobs", type=int, default=1, metavar="N", help="processes that share the processor")
     add("--minutes", type=float, metavar="M", help="begin nothing later than this")
-    defaults = Calibration(), Evaluation()
+    add("--tokens", type=int, metavar="N", help="that are measured at most (default: all)")
     numbers = {
-        "calibration-tokens": defaults[0].tokens,
-        "calibration-window": defaults[0].window,
-        "tokens": defaults[1].tokens,
-        "window": defaults[1].window,
+        "--calibration-tokens": Calibration().tokens,
+        "--calibration-window": Calibration().window,
+        "--window": Evaluation().window,
     }
-    for name, number in numbers.items():
-        add(f"--{name}", type=int, default=number, metavar="N", help="(default: %(default)s)")
+    for option, number in numbers.items():
+        add(option, type=int, default=number, metavar="N", help="(default: %(default)s)")
     given = parser.parse_args()
-    for name in ("jobs", *(name.replace("-", "_") for name in numbers)):
-        if getattr(given, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    for option in ("--jobs", "--tokens", *numbers):
+        value = getattr(given, option[2:].replace("-", "_"))
+        if value is not None and value < 1:
+            parser.error(f"{option} must be at least 1")
     return given
 
 

@@ -1,11 +1,12 @@
 """The configurations of quality.py: what is coded how, calibrated on what, and its name.
 
   original                           nothing coded
-  pvq-BITS[-nGROUP]                  PVQ at a file rate, towards the original's outputs
+  pvq-BITS[-nGROUP]                  PVQ at a file rate, as `compress --calibrate` without
+                                     allocation and tuning
       -seed1, -seed2                 other windows of the calibration text
-      -sweeps0, -sweeps1             fewer sweeps; without the suffix as many as by default
-      -plain                         Euclidean search in each group, and no sweeps
-      -share0, -share0.5             how much of the way to the corrected target is gone, not all
+      -sweeps1, -sweeps4             at most so many sweeps; the default is none
+      -plain                         Euclidean search in each group
+      -share0, -share1               none or all of the way to the corrected target
       -one-pass                      Hessians of the original model's inputs, and no correction
       -no-data                       no Hessian at all
   [rotated-]rtn-BITS-SCALEGROUP      round to nearest
@@ -13,7 +14,7 @@
       -clip                          scales of least squared error
   turboquant[-feedback]-LEVELS       rotated, Lloyd–Max levels, a norm for each row
   w1024-…                            windows of 1024 in calibration (the first ones of the text, one
-                                     pass) and evaluation
+                                     pass) and evaluation (65,536 tokens)
 
 What needs no data (rtn, turboquant, -no-data) codes the weights as they are.
 """
@@ -21,6 +22,7 @@ What needs no data (rtn, turboquant, -no-data) codes the weights as they are.
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Any
 
 from baselines import LloydMax, Setting
@@ -32,6 +34,7 @@ MAIN_RATES = (2.25, 3.25, 4.25)
 GROUPS = (16, 64, 128)
 BITS = (2, 3, 4)
 SCALES = (("absmax", 32), ("offset", 64), ("minmax", 32), ("minmax", 64))
+CLIPPED = SCALES[:2]
 LEVELS = (4, 5, 6, 8, 11, 16, 22, 30)
 
 
@@ -39,21 +42,22 @@ LEVELS = (4, 5, 6, 8, 11, 16, 22, 30)
 class Calibration:
     """Tokens and windows from the first half of the text, and how the model is walked through.
 
-    seed chooses the windows, None takes the first ones; share and one_pass as in `walk`.
+    seed draws the windows as `compress --calibrate` does, None takes the first ones; share and
+    one_pass as in `walk`, share with the default of `compress --calibrate`.
     """
 
     tokens: int = 131072
     window: int = 512
     seed: int | None = 0
-    share: float = 1.0
+    share: float = 0.7
     one_pass: bool = False
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """At most so many tokens of the second half of the text, in windows."""
+    """The second half of the text, at most so many tokens, in windows."""
 
-    tokens: int = 65536
+    tokens: int | None = None
     window: int = 512
 
 
@@ -84,43 +88,40 @@ def _pvq(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
             yield f"pvq-{bits:g}-seed{seed}", "", Pvq(bits), replace(c, seed=seed)
         for group in GROUPS:
             yield f"pvq-{bits:g}-n{group}", "", Pvq(bits, group), c
-    one_pass, name = replace(c, one_pass=True), "pvq-3.25"
-    for sweeps in (0, 1):
+    one_pass, name = replace(c, share=0.0, one_pass=True), "pvq-3.25"
+    for sweeps in (1, 4):
         yield f"{name}-sweeps{sweeps}", "", Pvq(3.25, sweeps=sweeps), c
-    yield f"{name}-plain", "", Pvq(3.25, search="plain", sweeps=0), c
-    for share in (0.0, 0.5):
+    yield f"{name}-plain", "", Pvq(3.25, search="plain"), c
+    for share in (0.0, 1.0):
         yield f"{name}-share{share:g}", "", Pvq(3.25), replace(c, share=share)
     yield f"{name}-one-pass", "", Pvq(3.25), one_pass
-    yield f"{name}-one-pass-sweeps0", "", Pvq(3.25, sweeps=0), one_pass
-    yield f"{name}-one-pass-plain", "", Pvq(3.25, search="plain", sweeps=0), one_pass
+    yield f"{name}-one-pass-sweeps4", "", Pvq(3.25, sweeps=4), one_pass
+    yield f"{name}-one-pass-plain", "", Pvq(3.25, search="plain"), one_pass
     for bits in MAIN_RATES:
         yield f"pvq-{bits:g}-no-data", "", Pvq(bits, search=None), one_pass
 
 
 def _uniform(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
-    for rotate in (False, True):
-        for feedback in (True, False):
-            name = ("rotated-" if rotate else "") + ("gptq" if feedback else "rtn")
-            family = ("GPTQ" if feedback else "round to nearest") + (", rotated" if rotate else "")
-            for clip in (False, True):
-                for bits in BITS:
-                    for scale, group in SCALES:
-                        setting = Setting(Uniform(1 << bits, group, scale, clip), rotate)
-                        full = f"{name}-{bits}-{scale}{group}" + ("-clip" if clip else "")
-                        way = c if feedback else replace(c, one_pass=True)
-                        yield full, family, Scalar(setting, feedback), way
+    for rotate, feedback, clip in product((False, True), (True, False), (False, True)):
+        turned, kind = "rotated-" if rotate else "", "gptq" if feedback else "rtn"
+        family = ("GPTQ" if feedback else "round to nearest") + (", rotated" if rotate else "")
+        way = c if feedback else replace(c, share=0.0, one_pass=True)
+        for bits, (scale, group) in product(BITS, CLIPPED if clip else SCALES):
+            setting = Setting(Uniform(1 << bits, group, scale, clip), rotate)
+            name = f"{turned}{kind}-{bits}-{scale}{group}" + ("-clip" if clip else "")
+            yield name, family, Scalar(setting, feedback), way
     for bits in BITS:
         method = Scalar(Setting(Uniform(1 << bits, 64, "offset"), rotate=True), feedback=True)
         name = f"rotated-gptq-{bits}-offset64"
         yield f"{name}-share0", "", method, replace(c, share=0.0)
-        yield f"{name}-one-pass", "", method, replace(c, one_pass=True)
+        yield f"{name}-one-pass", "", method, replace(c, share=0.0, one_pass=True)
 
 
 def _lloyd_max(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
     for levels in LEVELS:
         setting = Setting(LloydMax(levels), rotate=True)
         alone, fed = Scalar(setting, False), Scalar(setting, True)
-        yield f"turboquant-{levels}", "like TurboQuant", alone, replace(c, one_pass=True)
+        yield f"turboquant-{levels}", "like TurboQuant", alone, replace(c, share=0.0, one_pass=True)
         yield f"turboquant-feedback-{levels}", "like TurboQuant, with feedback", fed, c
 
 
@@ -131,8 +132,8 @@ def configurations(
     found = [Configuration("original", "", None, calibration, evaluation)]
     for make in (_pvq, _uniform, _lloyd_max):
         found += [Configuration(*one, evaluation) for one in make(calibration)]
-    wide = Calibration(calibration.tokens, 1024, seed=None, one_pass=True)
-    wider = replace(evaluation, window=1024)
+    wide = Calibration(calibration.tokens, 1024, seed=None, share=0.0, one_pass=True)
+    wider = Evaluation(evaluation.tokens or 65536, 1024)
     found.append(Configuration("w1024-original", "", None, wide, wider))
     for rotate in (False, True):
         method = Scalar(Setting(Uniform(8, 64, "minmax"), rotate), feedback=True)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from baselines import Setting, quantize
 from pvq_ref import compensated, encoding
+from pvq_ref.curvature import DAMPING, curvature
 from pvq_ref.decoding import dequantize
-from pvq_ref.feedback import DAMPING, curvature
 from pvq_ref.tensor import DTYPES, round_to
 
 Floats = NDArray[np.float64]

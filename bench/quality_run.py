@@ -1,5 +1,6 @@
 """One configuration of quality.py: code a model block by block, and measure what it has become."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from threadpoolctl import threadpool_limits
 import report
 from pvq_ref.blocks import Blocks
 from pvq_ref.calibrate import walk
+from pvq_ref.calibrated import Text
+from pvq_ref.curvature import DAMPING
 from pvq_ref.estimates import Estimate, mean
-from pvq_ref.feedback import DAMPING
 from pvq_ref.language_model import Tokens, load, prefix, tokens, windows
 from pvq_ref.model import open_model
 from pvq_ref.plan import Settings, make_plan
@@ -34,10 +36,17 @@ class Bench:
         threadpool_limits(threads)
         torch.set_num_threads(threads)
         model = open_model(folder)
+        self.note = noted(folder)
         entries = [one.entry for one in make_plan(model, Settings()).compressed]
-        self.dtypes = {one.name: one.dtype for one in entries if len(one.shape) == 2}
+        self.dtypes = {one.name: one.dtype for one in entries}
         self.text, self.threads = text, threads
         self.blocks = Blocks(model, device)
+        self.modules = {
+            self.blocks.name_of(number, layer): f"{self.blocks.prefix}.{number}.{layer}"
+            for number in range(len(self.blocks))
+            for layer in self.blocks.linear_layers(number)
+        }
+        _none_left(self.dtypes.keys() - self.modules.keys())
         self.original, self.coded = (load(folder, device=device) for _ in range(2))
         self.batch = BATCH.get(self.original.device.type, 8)
         self.before = prefix(self.original.tokenizer)
@@ -48,20 +57,21 @@ class Bench:
 
     def calibration_windows(self, c: Calibration) -> Tokens:
         """Return the windows that a calibration sees, in the order of the text."""
-        every, count = self.windows(FIRST_HALF, c.window), c.tokens // c.window
-        if not 1 <= count <= len(every):
-            raise SystemExit(f"calibration must have 1 to {len(every)} windows, got {count}")
         if c.seed is None:
-            return every[:count]
-        chosen = np.random.default_rng(c.seed).permutation(len(every))[:count]
-        return every[np.sort(chosen)]
+            found = self.windows(FIRST_HALF, c.window)[: c.tokens // c.window]
+        else:
+            text = Text(self.text, c.tokens, c.window, FIRST_HALF, c.seed)
+            found = text.windows(self.original.tokenizer)
+        if len(found) < c.tokens // c.window:
+            raise ValueError(f"the text has {found.size} tokens to calibrate, and not {c.tokens}")
+        return found
 
     def code(self, one: Configuration) -> Result:
         """Code every layer, and return the rate and each layer's tr(E H Eᵀ) / tr(W H Wᵀ).
 
         H is the second moment of the layer's inputs, not damped, and W its target.
         """
-        method, losses, bits = one.method, dict[str, float](), 0
+        method, losses, done, bits = one.method, dict[str, float](), list[str](), 0
         if method is None:
             raise ValueError("the original isn't coded")
 
@@ -72,8 +82,9 @@ class Bench:
                 bits += took
                 error = w - decoded.astype(np.float64)
                 losses[name] = float(np.sum((error @ h) * error) / np.sum((w @ h) * w))
-                layer = self.coded.model.get_submodule(name.removesuffix(".weight"))
+                layer = self.coded.model.get_submodule(self.modules[name])
                 layer.weight.copy_(torch.from_numpy(decoded.astype(np.float32)))
+                done.append(self.modules[name])
                 yield decoded
 
         c = one.calibration
@@ -82,10 +93,8 @@ class Bench:
             self.blocks, stream, self.dtypes, coder,
             damping=DAMPING, share=c.share, one_pass=c.one_pass,
         )  # fmt: skip
-        left = sorted(self.dtypes.keys() - losses.keys())
-        if left:
-            raise SystemExit(f"every layer must be in a block that runs, got {left[0]} outside")
-        weights = sum(self.coded.model.get_parameter(name).numel() for name in losses)
+        _none_left(self.dtypes.keys() - losses.keys())
+        weights = sum(self.coded.model.get_submodule(one).weight.numel() for one in done)
         return {"weights": weights, "bits": bits, "file_rate": bits / weights, "losses": losses}
 
     def measure(self, e: Evaluation, coded: bool) -> Result:
@@ -111,10 +120,17 @@ class Bench:
         measured = self.measure(one.evaluation, one.method is not None)
         seconds = {"coding": middle - start, "evaluation": time.perf_counter() - middle}
         return {
-            "asked": asked, "family": one.family, **coded, **measured, "seconds": seconds,
-            "threads": self.threads, "device": self.device(), "code_sha256": code_sha256(),
+            "asked": asked,
+            "model": self.note,
+            "family": one.family,
+            **coded,
+            **measured,
+            "seconds": seconds,
+            "threads": self.threads,
+            "device": self.device(),
+            "code_sha256": code_sha256(),
             "versions": report.versions(*PACKAGES),
-        }  # fmt: skip
+        }
 
     def device(self) -> str:
         """Return the name of what the model ran on, and of the processor that coded."""
@@ -122,6 +138,21 @@ class Bench:
         if place.type == "cpu":
             return report.processor()
         return f"{torch.cuda.get_device_name(place)}, {report.processor()}"
+
+
+def _none_left(names: set[str]) -> None:
+    if names:
+        raise SystemExit(f"every layer must be in a block that runs, got {min(names)} outside")
+
+
+def noted(folder: Path) -> str:
+    """Return what a folder that a script of bench/ made says of itself, or its name."""
+    source = folder / "SOURCE.json"
+    known = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
+    if "note" not in known:
+        return folder.resolve().name
+    turned = "" if known.get("rotate") is None else f", --rotate {known['rotate']}"
+    return f"{known['note']}{turned}"
 
 
 def _stated(one: Estimate) -> dict[str, Any]:

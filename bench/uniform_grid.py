@@ -19,7 +19,8 @@ Floats = NDArray[np.float64]
 SCALES = ("absmax", "minmax", "offset")
 FACTORS = np.linspace(1.0, 0.4, 25)  # of the span
 
-kernel = numba.njit(nogil=True, error_model="numpy")
+# Kernels call only kernels of their own file, which is all that Numba's cache watches.
+kernel = numba.njit(nogil=True, error_model="numpy", cache=True)
 
 
 @kernel

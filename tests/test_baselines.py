@@ -162,10 +162,10 @@ def test_without_correlation_there_is_no_feedback(grid):
     for one in (np.eye(72), np.diag(np.arange(1.0, 73.0)), np.zeros((72, 72))):
         got, _ = quantize(w, one, Setting(grid))
         np.testing.assert_array_equal(got, alone)
-    damped, _ = quantize(w, h, Setting(grid, damping=1e15))
-    np.testing.assert_array_equal(damped, alone)
+    damped, _ = quantize(w, h, Setting(grid, damping=1e6))
+    np.testing.assert_allclose(damped, alone, rtol=0, atol=2e-4)  # scales may round otherwise
     fed, _ = quantize(w, h, Setting(grid))
-    assert (fed != alone).any()
+    assert np.abs(fed - alone).max() > 1e-2
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=names)
