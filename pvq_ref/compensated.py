@@ -81,7 +81,10 @@ class _Task:
         """Return rows ready to be coded."""
 
         def read(start: int, stop: int) -> NDArray[np.floating]:
-            return np.concatenate([self.read(i, i + 1) for i in numbers[start:stop].tolist()])
+            wanted = numbers[start:stop].tolist()
+            if wanted[-1] - wanted[0] == len(wanted) - 1:
+                return self.read(wanted[0], wanted[-1] + 1)
+            return np.concatenate([self.read(i, i + 1) for i in wanted])
 
         w = rotated_rows(read, self.coding, 0, len(numbers))
         wide = [one.astype(np.float64) for one in levels]
@@ -103,10 +106,10 @@ def _free_gains(task: _Task, numbers: NDArray[np.int64], search: str) -> tuple[F
 
     def work(start: int, stop: int) -> tuple[Floats, float]:
         rows = task.rows(numbers[start:stop], free)
-        feed_back(rows, task.course, search)
+        loss = feed_back(rows, task.course, search)
         unit = rows.units[:, None]
         gains = np.stack((rows.gains[..., 0] / unit, rows.gains[..., 1] * unit**2), axis=-1)
-        return gains, task.curved.damped_loss(rows.error)
+        return gains, loss
 
     done = list(map_ranges(work, len(numbers), ROWS // 4, task.threads))
     return np.concatenate([gains for gains, _ in done]), sum(loss for _, loss in done)
@@ -173,11 +176,13 @@ def _code(
     task: _Task, numbers: NDArray[np.int64], levels: list[NDArray[np.float32]], how: Feedback
 ) -> _Coded:
     rows = task.rows(numbers, levels)
-    feed_back(rows, task.course, how.search)
+    loss = feed_back(rows, task.course, how.search)
     if how.sweeps:
         slope = rows.error @ task.curved.hessian
         any(not sweep(rows, task.course, slope) for _ in range(how.sweeps))
-    losses = np.array([task.curved.loss(rows.error), task.curved.loss(rows.w)])
+        loss = float(np.vdot(slope, rows.error))
+    loss -= task.curved.added * float(np.vdot(rows.error, rows.error))
+    losses = np.array([loss, task.curved.loss(rows.w)])
     return _Coded(_packed(rows, task.coding), rows.fields, losses)
 
 
@@ -195,7 +200,7 @@ def _loss_without(task: _Task, levels: list[NDArray[np.float32]]) -> float:
 
 
 def _ratio(losses: Floats) -> float:
-    return float(losses[0] / losses[1]) if losses[1] > 0.0 else 0.0
+    return max(0.0, float(losses[0] / losses[1])) if losses[1] > 0.0 else 0.0
 
 
 def encode(

@@ -17,12 +17,33 @@ from scipy.linalg import LinAlgError, cholesky
 
 from pvq_ref.errors import DomainError, DTypeError, NonFiniteError, ShapeError
 from pvq_ref.gain import Floats
+from pvq_ref.jit import kernel
 from pvq_ref.rotation import Rotation
 
 DAMPING = 0.01
 MAX_DAMPING = 1e6
 _STRIP = 64  # columns of a product at a time
+_TILE = 32  # rows and columns that are looked at together
 _ASYMMETRY = 2.0**-13  # of the largest element: Hessians are binary32 sums, not always symmetrized
+
+
+@kernel
+def _symmetrize(h: Floats) -> tuple[float, int, int]:
+    """Replace h by the mean of it and its transpose; return the largest difference and its place.
+
+    In tiles, since columns are far apart in memory.
+    """
+    n = h.shape[0]
+    largest, row, column = 0.0, 0, 0
+    for top in range(0, n, _TILE):
+        for left in range(top, n, _TILE):
+            for i in range(top, min(top + _TILE, n)):
+                for j in range(max(left, i + 1), min(left + _TILE, n)):
+                    difference = abs(h[i, j] - h[j, i])
+                    if difference > largest:
+                        largest, row, column = difference, i, j
+                    h[i, j] = h[j, i] = (h[i, j] + h[j, i]) / 2.0
+    return largest, row, column
 
 
 @dataclass(frozen=True)
@@ -30,22 +51,18 @@ class Curvature:
     """The damped second moment of rotated inputs, unit · hessian, and the factor of hessian."""
 
     hessian: Floats  # (cols, cols)
-    factor: Floats  # A (cols, cols), upper triangular: hessian = A Aᵀ
+    factor: Floats  # A (cols, cols), upper triangular, columns contiguous: hessian = A Aᵀ
     added: float  # to the diagonal of hessian, as damping
     unit: float  # a power of two
 
-    def damped_loss(self, error: Floats) -> float:
-        """Return tr(E H Eᵀ) of errors (rows, cols), H in its unit: the square of E A."""
-        total = 0.0
-        for first in range(0, error.shape[1], _STRIP):  # what is below the diagonal costs nothing
+    def loss(self, error: Floats) -> float:
+        """Return tr(E H Eᵀ) of errors (rows, cols) with the H that isn't damped, in its unit."""
+        total = -self.added * float(np.vdot(error, error))
+        for first in range(0, error.shape[1], _STRIP):  # A is zero below its diagonal
             stop = min(first + _STRIP, error.shape[1])
             product = error[:, :stop] @ self.factor[:stop, first:stop]
             total += float(np.vdot(product, product))
         return total
-
-    def loss(self, error: Floats) -> float:
-        """Return tr(E H Eᵀ) of errors (rows, cols) with the H that isn't damped, in its unit."""
-        return self.damped_loss(error) - self.added * float(np.vdot(error, error))
 
 
 def checked_damping(damping: float) -> float:
@@ -58,10 +75,10 @@ def checked_damping(damping: float) -> float:
 
 
 def checked_hessian(hessian: ArrayLike, cols: int) -> tuple[Floats, float]:
-    """Return a Hessian (cols, cols), symmetric, and a power of two, its unit.
+    """Return a Hessian (cols, cols), made symmetric, and a power of two, its unit.
 
-    In this unit the largest element is from 1/2 to 1 (zero stays zero), so that powers of two times
-    a Hessian give the same matrix. Raises ShapeError, DTypeError, NonFiniteError, DomainError.
+    In this unit the largest element is from 1 to 2 (zero stays zero), so that powers of two times a
+    Hessian give the same matrix. Raises ShapeError, DTypeError, NonFiniteError, DomainError.
     """
     array = np.asarray(hessian)
     if array.shape != (cols, cols):
@@ -72,32 +89,31 @@ def checked_hessian(hessian: ArrayLike, cols: int) -> tuple[Floats, float]:
         row, column = np.argwhere(~np.isfinite(array))[0]
         value = array[row, column]
         raise NonFiniteError(f"hessian must be finite, got {value} at ({row}, {column})")
-    exponent = frexp(float(np.abs(array).max()))[1]
-    h = np.ldexp(array.astype(np.float64), -exponent)
+    exponent = frexp(float(np.abs(array).max()))[1] - 1
+    h = np.ldexp(np.array(array, np.float64, order="C"), -exponent)
     if (np.diag(h) < 0.0).any():
         i = int(np.argmin(np.diag(h)))
         raise DomainError(
             f"hessian must have no negative diagonal, got {array[i, i]} at ({i}, {i})"
         )
-    difference = np.abs(h - h.T)
-    if difference.max() > _ASYMMETRY * np.abs(h).max():
-        row, column = np.unravel_index(int(difference.argmax()), h.shape)
+    difference, row, column = _symmetrize(h)
+    if difference > _ASYMMETRY * np.abs(h).max():
         raise DomainError(
             f"hessian must be symmetric, got {array[row, column]} at ({row}, {column}) and "
             f"{array[column, row]} at ({column}, {row})"
         )
-    return (h + h.T) / 2.0, float(np.ldexp(1.0, exponent))
+    return h, float(np.ldexp(1.0, exponent))
 
 
 def _rotated(h: Floats, rotation: Rotation) -> Floats:
     """Return R H Rᵀ, symmetric; a multiple of the identity stays exactly what it is."""
     if np.array_equal(h, h[0, 0] * np.eye(len(h))):
         return h
-    for _ in range(2):  # H Rᵀ, then (H Rᵀ)ᵀ Rᵀ
-        h = np.ascontiguousarray(h.T)
-        rotation.forward(h)
-    result: Floats = (h + h.T) / 2.0
-    return result
+    rotation.forward(h)  # H Rᵀ, and its transpose is R H
+    h = np.ascontiguousarray(h.T)
+    rotation.forward(h)
+    _symmetrize(h)
+    return h
 
 
 def curvature(
@@ -114,16 +130,17 @@ def curvature(
     damping = checked_damping(damping)
     h, unit = checked_hessian(hessian, cols)
     if not h.any():
-        h = np.eye(cols)
+        h, unit = np.eye(cols), 1.0
     added = damping * float(np.mean(np.diag(h)))
     if rotation is not None:
         h = _rotated(h, rotation)
     h[np.diag_indices(cols)] += added
     try:  # backwards, the lower factor that LAPACK gives becomes an upper one
-        lower = cholesky(h[::-1, ::-1], lower=True)
+        backwards = h[::-1, ::-1].copy().T  # in Fortran's order, as LAPACK wants it
+        lower = cholesky(backwards, lower=True, overwrite_a=True, check_finite=False)
     except LinAlgError:
         raise DomainError(
             f"hessian must be positive definite, and isn't with a damping of {damping:g}: "
             "use more of it, or more tokens"
         ) from None
-    return Curvature(h, np.ascontiguousarray(lower[::-1, ::-1]), added, unit)
+    return Curvature(h, np.asfortranarray(lower[::-1, ::-1]), added, unit)

@@ -50,53 +50,52 @@ def _multiply(M: Floats, x: Floats, out: Floats) -> None:
 
 
 @kernel
-def _reaches(M: Floats, reach: Floats) -> None:
-    """Write the largest magnitude off the diagonal of every row."""
-    for j in range(reach.size):
-        reach[j] = 0.0
-        for i in range(reach.size):
+def _outline(M: Floats, outline: Floats) -> None:
+    """Write the diagonal of M, and the largest magnitude off it of every row."""
+    own, reach = outline[0], outline[1]
+    for j in range(own.size):
+        own[j], reach[j] = M[j, j], 0.0
+        for i in range(own.size):
             if i != j:
                 reach[j] = max(reach[j], abs(M[j, i]))
 
 
 @kernel
-def _steps(M: Floats, c: Floats, s: float, y: Floats, work: Floats) -> float:
-    """Write the direction in which each |y_i| grows, and what that step alone adds to J.
+def _steps(own: Floats, c: Floats, s: float, y: Floats, work: Floats) -> float:
+    """Write what steps of single places add to J, own being the diagonal of M.
 
-    They are the first rows of work, and the last one is M y. Return the least step.
+    The rows of work: the direction in which each |y_i| grows, what that adds, and what a step the
+    other way adds; the last row is M y. Return the least that growing adds.
     """
-    up, alone, My = work[0], work[1], work[-1]
-    for i in range(y.size):
-        slope = c[i] - s * My[i]
-        up[i] = 1.0 if y[i] > 0.0 or (y[i] == 0.0 and slope >= 0.0) else -1.0
-        alone[i] = s * (s * M[i, i] - 2.0 * up[i] * slope)
+    up, grow, shrink, My = work[0], work[1], work[2], work[-1]
     lowest = np.inf
     for i in range(y.size):
-        lowest = min(lowest, alone[i])
+        slope = 2.0 * s * (c[i] - s * My[i])
+        up[i] = 1.0 if y[i] > 0.0 or (y[i] == 0.0 and slope >= 0.0) else -1.0
+        grow[i] = s * s * own[i] - up[i] * slope
+        shrink[i] = s * s * own[i] + up[i] * slope
+    for i in range(y.size):
+        lowest = min(lowest, grow[i])
     return lowest
 
 
 @kernel
 def _best_pair(
-    M: Floats, reach: Floats, c: Floats, s: float, y: Floats, work: Floats, bar: float
+    M: Floats, outline: Floats, c: Floats, s: float, y: Floats, work: Floats, bar: float
 ) -> tuple[int, int]:
     """Return the places that grow and shrink in the pair that adds least, if below bar < 0.
 
     Without one both are 0: a step and the same step back.
     """
-    up, alone, My = work[0], work[1], work[-1]
-    lowest = _steps(M, c, s, y, work)
+    own, reach, up, grow, shrink = outline[0], outline[1], work[0], work[1], work[2]
+    lowest = _steps(own, c, s, y, work)
     grows = shrinks = 0
     for j in range(y.size):
-        if y[j] == 0.0:
+        if y[j] == 0.0 or lowest + shrink[j] - 2.0 * s * s * reach[j] >= bar:
             continue
-        down = -1.0 if y[j] > 0.0 else 1.0
-        step = s * (s * M[j, j] - 2.0 * down * (c[j] - s * My[j]))
-        both = 2.0 * s * s * down
-        if lowest + step - abs(both) * reach[j] >= bar:
-            continue
+        both = -2.0 * s * s * up[j]
         for i in range(y.size):
-            change = alone[i] + step + both * up[i] * M[j, i]
+            change = grow[i] + shrink[j] + both * up[i] * M[j, i]
             if change < bar and i != j:
                 bar, grows, shrinks = change, i, j
     return grows, shrinks
@@ -104,7 +103,7 @@ def _best_pair(
 
 @kernel
 def _exchange(
-    M: Floats, reach: Floats, c: Floats, s: float, y: Floats, work: Floats, energy: float
+    M: Floats, outline: Floats, c: Floats, s: float, y: Floats, work: Floats, energy: float
 ) -> bool:
     """Exchange pulses at a fixed s until none lowers J; return whether any did. energy is <y,My>.
 
@@ -112,10 +111,10 @@ def _exchange(
     """
     bar, moved, My = -_LEAST * s * s * energy, False, work[-1]
     while True:
-        i, j = _best_pair(M, reach, c, s, y, work, bar)
+        i, j = _best_pair(M, outline, c, s, y, work, bar)
         if i == j:
             return moved
-        rise, fall = work[0, i], -1.0 if y[j] > 0.0 else 1.0
+        rise, fall = work[0, i], -work[0, j]
         y[i] += rise
         y[j] += fall
         for other in range(y.size):
@@ -133,18 +132,18 @@ def _nearest_level(levels: Floats, gain: float) -> int:
 
 
 @kernel
-def _free(M: Floats, reach: Floats, c: Floats, y: Floats, work: Floats) -> None:
+def _free(M: Floats, outline: Floats, c: Floats, y: Floats, work: Floats) -> None:
     """Exchange pulses of y with s = <c,y>/<y,My>, the best for y, while it is above zero."""
     for _ in range(_ROUNDS):
         linear, energy, _ = _products(c, y, work[-1])
-        if linear <= 0.0 or not _exchange(M, reach, c, linear / energy, y, work, energy):
+        if linear <= 0.0 or not _exchange(M, outline, c, linear / energy, y, work, energy):
             return
 
 
 @kernel
 def _coded(
     M: Floats,
-    reach: Floats,
+    outline: Floats,
     c: Floats,
     unit: float,
     levels: Floats,
@@ -154,9 +153,9 @@ def _coded(
 ) -> int:
     """Improve y, with the level `field` or UNCODED; return the number of its level.
 
-    work holds two rows for steps, one for the best point, one for M y.
+    work holds three rows for steps, one for the best point, one for M y.
     """
-    best, My = work[2], work[-1]
+    best, My = work[3], work[-1]
     error, number = np.inf, field
     for attempt in range(_ROUNDS):
         linear, energy, square = _products(c, y, My)
@@ -168,12 +167,12 @@ def _coded(
             best[:] = y
         s = unit * levels[nearest] / length
         found = s * (s * energy - 2.0 * linear)
-        if found < error - _LEAST * abs(error) or number == UNCODED:
+        if number == UNCODED or found < error - _LEAST * abs(error):
             error, number = found, nearest
             best[:] = y
         if attempt == 0 and field == UNCODED:
-            _free(M, reach, c, y, work)
-        elif not _exchange(M, reach, c, s, y, work, energy):
+            _free(M, outline, c, y, work)
+        elif not _exchange(M, outline, c, s, y, work, energy):
             break
     y[:] = best
     return number
@@ -198,19 +197,19 @@ def exchange_groups(
     its error adds to J.
     """
     rows, n = c.shape
-    work, z, reach = np.empty((4, n)), np.empty(n), np.empty(n)
-    _reaches(M, reach)
+    work, z, outline = np.empty((5, n)), np.empty(n), np.empty((2, n))
+    _outline(M, outline)
     for row in range(rows):
         for i in range(n):
             z[i] = y[row, i]
-        _multiply(M, z, work[3])
+        _multiply(M, z, work[4])
         if levels.size == 0:
-            _free(M, reach, c[row], z, work)
-            linear, energy, square = _products(c[row], z, work[3])
+            _free(M, outline, c[row], z, work)
+            linear, energy, square = _products(c[row], z, work[4])
             gains[row, 0] = max(0.0, linear / energy * math.sqrt(square))
             gains[row, 1] = energy / square
         elif units[row] > 0.0:
-            fields[row] = _coded(M, reach, c[row], units[row], levels, z, fields[row], work)
+            fields[row] = _coded(M, outline, c[row], units[row], levels, z, fields[row], work)
         elif fields[row] == UNCODED:
             fields[row] = _nearest_level(levels, 0.0)
         for i in range(n):

@@ -133,20 +133,25 @@ def code_alone(rows: Rows, a: Allotment) -> None:
         rows.settle(slot)
 
 
-def feed_back(rows: Rows, course: list[Step], search: str) -> None:
-    """Code rows from left to right (spec section 7.2).
+def feed_back(rows: Rows, course: list[Step], search: str) -> float:
+    """Code rows from left to right (spec section 7.2); return the sum of their damped losses.
 
     course comes from `steps`; search is one of SEARCHES. Rows don't depend on each other.
     """
+    loss = 0.0
     for step in course:
         q = step.slot.columns
-        target = rows.w[:, q] + rows.error[:, : q.start] @ step.carry
+        carried = rows.error[:, : q.start] @ step.carry
+        target = rows.w[:, q] + carried
         rows.start(step.slot, target)
         if search == "weighted":
             rows.improve(step.slot, target @ step.metric, step.metric)
         else:
             rows.choose_levels(step.slot, target)
         rows.settle(step.slot)
+        away = rows.error[:, q] + carried
+        loss += float(np.vdot(away @ step.metric, away))
+    return loss
 
 
 def sweep(rows: Rows, course: list[Step], slope: Floats) -> bool:

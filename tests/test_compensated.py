@@ -3,7 +3,7 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvq_ref import dequantize, quantize, quantize_with_feedback
@@ -125,6 +125,7 @@ def test_threads_change_nothing(shape, threads):
     assert same(ref[0], got[0]) and ref[1] == got[1]
 
 
+@settings(max_examples=20)
 @given(st.integers(-200, 200), st.integers(-30, 30))
 def test_powers_of_two_change_nothing_but_the_exponent(of_h, of_w):
     w, h = weights((3, 40)), moment(40)

@@ -174,8 +174,9 @@ def test_scales_by_powers_of_two_change_nothing(exponent):
     rng = np.random.default_rng(7)
     M, t = metric(6, rng, 6), rng.standard_normal((20, 6))
     ref = found(t, M, 5, np.full(20, 2.0))
-    for got in (found(t, np.ldexp(M, exponent), 5, np.full(20, 2.0)),
-                found(np.ldexp(t, exponent), M, 5, np.full(20, np.ldexp(2.0, exponent)))):  # fmt: skip
+    for of_M, of_t in ((exponent, 0), (0, exponent)):
+        units = np.full(20, np.ldexp(2.0, of_t))
+        got = found(np.ldexp(t, of_t), np.ldexp(M, of_M), 5, units)
         assert np.array_equal(got[0], ref[0]) and np.array_equal(got[1], ref[1])
 
 

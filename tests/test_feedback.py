@@ -53,6 +53,10 @@ def coded(w, curved, a, search="weighted", sweeps=0, units=None):
     return rows
 
 
+def damped_loss(error, curved):
+    return float(np.sum((error @ curved.hessian) * error))
+
+
 # 7.1
 
 
@@ -75,8 +79,6 @@ def test_losses_are_traces(cols):
     h, e = moment(cols), weights(7, cols)
     got = curvature(h, cols, None, 0.5)
     assert np.isclose(got.unit * got.loss(e), np.trace(e @ h @ e.T), rtol=1e-12)
-    added = 0.5 * np.mean(np.diag(h)) * np.sum(e * e)
-    assert np.isclose(got.unit * got.damped_loss(e), np.trace(e @ h @ e.T) + added, rtol=1e-12)
 
 
 @pytest.mark.uncompiled
@@ -96,6 +98,24 @@ def test_powers_of_two_change_the_unit_alone(exponent):
     ref, got = curvature(h, 12, rotation), curvature(np.ldexp(h, exponent), 12, rotation)
     assert np.array_equal(got.hessian, ref.hessian) and np.array_equal(got.factor, ref.factor)
     assert got.unit == np.ldexp(ref.unit, exponent) and got.added == ref.added
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-310, 1.7e308])
+def test_hessians_of_extreme_numbers(value):
+    got = curvature(value * EYE(3), 3, None, 0.0)
+    assert np.array_equal(got.unit * got.hessian, value * EYE(3))
+
+
+def test_order_in_memory_does_not_matter():
+    h = moment(12)
+    h[0, 1] += 1e-6
+    ref, got = (curvature(one, 12, Rotation.of(12)) for one in (h, np.asfortranarray(h)))
+    assert np.array_equal(got.hessian, ref.hessian) and np.array_equal(got.factor, ref.factor)
+
+
+def test_zero_counts_as_the_identity():
+    ref, got = curvature(EYE(5), 5, None), curvature(np.zeros((5, 5)), 5, None)
+    assert np.array_equal(got.hessian, ref.hessian) and got.unit == ref.unit == 1.0
 
 
 def test_almost_symmetric_is_taken_as_the_mean():
@@ -159,7 +179,7 @@ def test_hessians_that_are_none(hessian, error, match):
 
 @pytest.mark.parametrize("damping", [-1e-9, float("nan"), float("inf"), 2 * MAX_DAMPING, 10**400])
 def test_dampings_outside_the_domain(damping):
-    with pytest.raises(DomainError, match="damping must be from 0 to 1e.06, got"):
+    with pytest.raises(DomainError, match="damping must be from 0 to 1e"):
         curvature(moment(4), 4, None, damping)
 
 
@@ -221,7 +241,7 @@ def test_weighted_feedback_of_the_last_group_is_near_the_best(cols):
     for row in range(20):
         target = sweep_target(w[row], rows.error[row], h, q.start, q.stop)
         metric = exact(curved.hessian[q, q].tolist())
-        ref, y, _ = brute_force_group(target, metric, 3, rows.units[row], LEVELS)
+        ref, _, _ = brute_force_group(target, metric, 3, rows.units[row], LEVELS)
         away = [t - Fraction(v) for t, v in zip(target, (w - rows.error)[row, q], strict=True)]
         got = float(loss([away], metric))
         assert got >= ref * (1 - 1e-12)
@@ -243,16 +263,14 @@ def test_rows_are_never_better_than_the_best_of_all(search):
     assert 1.0 <= excess[1] <= excess[0] < 1.6 and excess[1] < 1.3
 
 
-def test_what_the_groups_lose_adds_up():
+@pytest.mark.parametrize("search", ["plain", "weighted"])
+def test_what_the_groups_lose_adds_up(search):
     cols = 40
     curved, w = curvature(moment(cols), cols, None), weights(9, cols)
-    a, total = allotment(9, cols, 16, 20), 0.0
-    rows = coded(w, curved, a)
-    for step in steps(curved, a):
-        q = step.slot.columns
-        away = rows.error[:, q] + rows.error[:, : q.start] @ step.carry
-        total += float(np.sum((away @ step.metric) * away))
-    assert np.isclose(total, curved.damped_loss(rows.error), rtol=1e-12)
+    a = allotment(9, cols, 16, 20)
+    rows = Rows(w, np.full(9, 4.0), a, [LEVELS] * 2)
+    got = feed_back(rows, steps(curved, a), search)
+    assert np.isclose(got, damped_loss(rows.error, curved), rtol=1e-12)
 
 
 def test_each_step_beats_the_one_before():
@@ -290,12 +308,12 @@ def test_sweeps_never_raise_the_damped_loss(cols, n, tokens, search):
     a = allotment(30, cols, n, n)
     rows = coded(w, curved, a, search)
     slope, course = rows.error @ curved.hessian, steps(curved, a)
-    losses = [[curved.damped_loss(row[None]) for row in rows.error]]
+    losses = [[damped_loss(row, curved) for row in rows.error]]
     for _ in range(6):
         before = rows.error.copy()
         moved = sweep(rows, course, slope)
         assert moved == (not np.array_equal(before, rows.error))
-        losses.append([curved.damped_loss(row[None]) for row in rows.error])
+        losses.append([damped_loss(row, curved) for row in rows.error])
         same = (before == rows.error).all(axis=1)
         assert (np.array(losses[-1])[~same] < np.array(losses[-2])[~same]).all()
         assert np.allclose(slope, rows.error @ curved.hessian, rtol=1e-10, atol=1e-12)
