@@ -15,16 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.container import Reader
-from pvq_ref.errors import MissingExtraError, ModelError
+from pvq_ref.errors import ModelError
+from pvq_ref.extra import accelerate, torch, transformers
+from pvq_ref.language_model import torch_device
 from pvq_ref.model import Model
-
-try:
-    import torch
-    from accelerate import init_empty_weights
-    from torch import nn
-    from transformers import AutoConfig, AutoModelForCausalLM
-except ImportError as error:
-    raise MissingExtraError("calibration", error) from None
 
 
 class _Stop(Exception):
@@ -35,17 +29,18 @@ class Blocks:
     """A causal language model whose blocks are run one at a time.
 
     Parameters: model, a folder; device, a name that torch knows. Raises ModelError where
-    transformers can't build the model, or it has no list of blocks.
+    transformers can't build the model, or it has no list of blocks; DomainError for the device.
     """
 
     def __init__(self, model: Model, device: str = "cpu") -> None:
         self._source = model
         self._files = {entry.name: file for file, entry in model.entries()}
-        self.device = torch.device(device)
+        self.device = torch_device(torch, device)
+        auto = transformers.AutoModelForCausalLM
         try:
-            config = AutoConfig.from_pretrained(model.path, local_files_only=True)
-            with init_empty_weights(include_buffers=False):
-                self._model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            config = transformers.AutoConfig.from_pretrained(model.path, local_files_only=True)
+            with accelerate.init_empty_weights(include_buffers=False):
+                self._model = auto.from_config(config, dtype=torch.float32)
         except (OSError, ValueError, KeyError) as error:
             raise ModelError(f"{model.path} must hold a causal language model: {error}") from None
         self._model.eval().requires_grad_(False)
@@ -60,7 +55,7 @@ class Blocks:
         lists = [
             (name, module)
             for name, module in self._model.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module)
+            if isinstance(module, torch.nn.ModuleList) and len(module)
         ]
         if not lists:
             raise ModelError("the model must have a list of blocks, got none")
@@ -88,7 +83,7 @@ class Blocks:
 
     def _fill(self, name: str) -> None:
         owner, _, last = name.rpartition(".")
-        value = nn.Parameter(self._read(name), requires_grad=False)
+        value = torch.nn.Parameter(self._read(name), requires_grad=False)
         self._model.get_submodule(owner)._parameters[last] = value
 
     @contextmanager
@@ -103,7 +98,7 @@ class Blocks:
             for module in block.modules():
                 for name, value in module._parameters.items():
                     if value is not None:
-                        module._parameters[name] = nn.Parameter(value.to("meta"), False)
+                        module._parameters[name] = torch.nn.Parameter(value.to("meta"), False)
 
     def name_of(self, number: int, layer: str) -> str:
         """Return the name in the files of the weights of a linear layer of a block."""
@@ -114,7 +109,7 @@ class Blocks:
     def linear_layers(self, number: int) -> list[str]:
         """Return the names of the linear layers inside a block."""
         modules = self._blocks[number].named_modules()
-        return [name for name, module in modules if isinstance(module, nn.Linear)]
+        return [name for name, module in modules if isinstance(module, torch.nn.Linear)]
 
     def enter(self, windows: NDArray[np.int64], batch: int) -> "Stream":
         """Return the inputs of the first block for windows (count, window) of tokens.

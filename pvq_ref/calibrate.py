@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pvq_ref.blocks import Blocks, Stream
+from pvq_ref.extra import torch
 from pvq_ref.gain import Floats
 
 

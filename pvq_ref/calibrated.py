@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pvq_ref.allocation import allocate
@@ -23,6 +22,7 @@ from pvq_ref.curvature import Curvature, curvature
 from pvq_ref.decoding import dequantize
 from pvq_ref.encoding import RowReader
 from pvq_ref.errors import DomainError, ModelError, PVQError
+from pvq_ref.extra import torch
 from pvq_ref.gain import Floats
 from pvq_ref.language_model import WHOLE, load, load_tokenizer, prefix, tokens, windows
 from pvq_ref.model import Model

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from os import PathLike, fspath
 from pathlib import Path
 
-import torch
 from numpy.typing import NDArray
 
 from pvq_ref.blocks import Blocks
 from pvq_ref.calibrate import walk
 from pvq_ref.calibrated import Text
 from pvq_ref.errors import ModelError
+from pvq_ref.extra import torch
 from pvq_ref.gain import Floats
 from pvq_ref.hessian_writer import hessian_writer
 from pvq_ref.hessians import Text as Source

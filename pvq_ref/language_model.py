@@ -56,7 +56,7 @@ def load(path: str | PathLike[str], dtype: str = "float32", device: str = "cpu")
     if not open_model(folder).config:
         raise ModelError(f"the folder must have a {CONFIG}, got none in {folder}")
     torch, transformers = _extra()
-    place = _device(torch, device)
+    place = torch_device(torch, device)
     tokenizer = load_tokenizer(folder)
     try:
         with _without_bars(transformers):
@@ -108,7 +108,8 @@ def _extra() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def _device(torch: Any, name: str) -> Any:
+def torch_device(torch: Any, name: str) -> Any:
+    """Return the torch.device of a name, once it has been used. Raises DomainError."""
     try:
         place = torch.device(name)
         torch.empty(1, device=place)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pvq_ref.curvature import curvature
+from pvq_ref.extra import torch
 from pvq_ref.feedback import steps
 from pvq_ref.groups import Coding
 from pvq_ref.language_model import LanguageModel
