@@ -24,8 +24,16 @@ LEAST = 95.0  # per cent of the lines of every file
 SUBJECTS = {
     "oracle": ("oracle/*",),
     "counting": ("counting", "words"),
-    "ranking": ("ranking", "fischer", "blocked"),
-    "search": ("searching", "exact_search", "projecting"),
+    "ranking": ("tables", "finding", "ranking", "fischer", "opus", "blocked*"),
+    "search": (
+        "searching",
+        "batches",
+        "lanes",
+        "proving",
+        "walking",
+        "exact_search",
+        "projecting",
+    ),
     "gain": ("gain",),
     "rotation": ("hadamard", "rotation"),
     "packing": ("packing",),
