@@ -1,0 +1,61 @@
+"""What the commands print: results on stdout, one JSON object with --json, the rest on stderr."""
+
+import argparse
+import json
+import sys
+from typing import Any
+
+
+def say(args: argparse.Namespace, *lines: str) -> None:
+    """Print lines for people: on stdout, or on stderr where stdout carries JSON."""
+    if not args.quiet:
+        print(*lines, sep="\n", file=sys.stderr if args.json else sys.stdout)
+
+
+def note(args: argparse.Namespace, line: str) -> None:
+    """Say on stderr what is going on."""
+    if not args.quiet:
+        print(f"pvq-ref: {line}", file=sys.stderr)
+
+
+def emit(args: argparse.Namespace, value: dict[str, Any]) -> None:
+    """Print one JSON object, where that is asked for."""
+    if args.json:
+        print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def size_of(count: int) -> str:
+    """Return a number of bytes in words."""
+    for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)):
+        if count >= 10**power:
+            return f"{count / 10**power:.2f} {unit}"
+    return f"{count} bytes"
+
+
+def announce_compilation(args: argparse.Namespace) -> None:
+    """Say on stderr why the first run takes longer."""
+    from pvq_ref.jit import is_cold
+
+    if not args.quiet and is_cold():
+        print("pvq-ref: compiling kernels, once on this machine …", file=sys.stderr)
+
+
+class Bar:
+    """Progress on stderr, when that is a terminal: tensor, weights per second, time left."""
+
+    def __init__(self, args: argparse.Namespace, total: int | None, unit: str = "W") -> None:
+        from tqdm import tqdm
+
+        hidden = True if args.quiet else None  # None: hidden unless stderr is a terminal
+        self.bar = tqdm(total=total, unit=unit, unit_scale=True, disable=hidden, leave=False)
+
+    def __call__(self, name: str, weights: int) -> None:
+        """Move on by some weights of a tensor."""
+        self.bar.set_description(name, refresh=False)
+        self.bar.update(weights)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
