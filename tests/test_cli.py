@@ -95,7 +95,9 @@ def test_help_names_every_command_and_exit_code(run):
 OPTIONS = {
     "compress": ["MODEL", "OUT", "--bits", "--embed-bits", "--group", "--gain-bits", "--order",
                  "--levels", "--seed", "--no-rotate", "--include", "--exclude", "--dry-run",
-                 "--force", "--json", "--quiet", "--threads"],
+                 "--force", "--json", "--quiet", "--threads", "--calibrate", "--hessians",
+                 "--tokens", "--window", "--part", "--text-seed", "--share", "--tune", "--allocate",
+                 "--plan", "--search", "--sweeps", "--damping", "--resume", "--device", "--batch"],
     "decompress": ["MODEL", "OUT", "--force", "--json", "--quiet", "--threads"],
     "inspect": ["MODEL", "--entropy", "--json", "--quiet", "--threads"],
     "verify": ["MODEL", "--against", "--json", "--quiet", "--threads"],
