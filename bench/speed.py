@@ -188,20 +188,23 @@ def ratios(results: Rates) -> str:
         if both:
             text = against([one[name] for one in both], [one[other] for one in both])
             rows.append([f"{name} / {other}", text])
-    return report.table(["one thread", "ratio"], rows)
+    return report.table(["one thread", "ratio"], rows) if rows else ""
 
 
-def per_word(results: Rates) -> str:
-    """Return how indices of several words stand beside those of one."""
-    pairs = ["(16,27)", "(32,56)", "(128,221)"]
-    if any(pair not in results for pair in pairs):
+def per_word(pairs: list[Pair], repetitions: int) -> str:
+    """Return how indices of several words stand beside those of one, timed in turns."""
+    chosen = [pair for pair in pairs if pair.name in ("(16,27)", "(32,56)", "(128,221)")]
+    if len(chosen) < 3:
         return ""
-    base, *wider = (results[pair][0] for pair in pairs)
     rows = []
-    for column in base:
-        if "rank" in column:
-            rows.append([column, *(f"{one[column] / base[column]:.2f}" for one in wider)])
-    return report.table(["one thread, beside (16,27)", *pairs[1:]], rows)
+    for column in chosen[0].ours(searches=False):
+        calls = {pair.name: pair.ours(searches=False)[column] for pair in chosen}
+        single = {name: lambda call=call: call(1) for name, call in calls.items()}
+        times = medians(single, repetitions)
+        base, *wider = (pair.rate(column, times[pair.name]) for pair in chosen)
+        rows.append([column, *(f"{rate / base:.2f}" for rate in wider)])
+    names = [pair.name for pair in chosen[1:]]
+    return report.table([f"one thread, beside {chosen[0].name}", *names], rows)
 
 
 def main() -> None:
@@ -221,18 +224,21 @@ def main() -> None:
         except MissingError as missing:
             print(f"without libopus: {missing}", file=sys.stderr)
         results: Rates = {}
+        measured = []
         for n, k in pairs:
             pair = Pair(n, k, options.coordinates, peer)
             pair.check_indices()
             if not options.no_search:
                 pair.check_searches()
             results[pair.name] = pair.measure(options.repetitions, not options.no_search)
+            measured.append(pair)
             print(f"{pair.name} done", file=sys.stderr)
+        beside = per_word(measured, options.repetitions)
     print(
         f"Million coordinates per second, one thread / two. {report.made_with('numpy', 'numba')},"
     )
     print(f"load average {os.getloadavg()[0]:.1f}; `{report.command(__file__)}`")
-    for text in (show(results), ratios(results), per_word(results)):
+    for text in (show(results), ratios(results), beside):
         if text:
             print(f"\n{text}")
 

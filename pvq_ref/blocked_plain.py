@@ -23,7 +23,7 @@ Sums = tuple[Words, Starts, Words, Words, int]  # prefix sums, their places, V(m
 def _prefix_at(level: int, pulses: int, a: int, sums: Sums, out: Words) -> None:
     """Write the sum over j < a of V(b,j) V(m,pulses-j)."""
     prefix, start, rest, sizes, stride = sums
-    out[:] = prefix[int(start[level, pulses]) + a // stride]
+    words.copy(out, prefix[int(start[level, pulses]) + a // stride])
     for j in range(a // stride * stride, a):
         words.add_product(out, sizes[j], rest[level, pulses - j])
 
@@ -52,7 +52,7 @@ def _rank(y: NDArray[np.int32], k: int, edges: Words, block: int, sums: Sums, in
             u = y[row, level * block : (level + 1) * block]
             a = _norm(u)
             after += a
-            inside[:] = edges[u.size * (2 * k + 2) + 2 * a + 1]
+            words.copy(inside, edges[u.size * (2 * k + 2) + 2 * a + 1])
             words.subtract(inside, one)
             fischer_to_words(u, k, edges, inside)
             index[row] = _ZERO
@@ -61,7 +61,7 @@ def _rank(y: NDArray[np.int32], k: int, edges: Words, block: int, sums: Sums, in
                 _prefix_at(level, after, a, sums, sum_before)
                 words.add(index[row], sum_before)
             words.add(index[row], inside)
-            total[:] = index[row]
+            words.copy(total, index[row])
     return -1
 
 
@@ -101,7 +101,7 @@ def _unrank(
     from_end = np.empty(edges.shape[1], np.uint64)
     one = np.ones(1, np.uint64)
     for row in range(index.shape[0]):
-        left[:] = index[row]
+        words.copy(left, index[row])
         pulses = k
         for level in range(levels + 1):
             u = y[row, level * block : (level + 1) * block]
@@ -110,8 +110,8 @@ def _unrank(
                 a = _block_sum(left, level, pulses, sums)
                 words.divide(left, sums[3][a], inside)
             else:
-                inside[:] = left[: inside.size]
-            from_end[:] = edges[u.size * (2 * k + 2) + 2 * a + 1]
+                words.copy(inside, left)
+            words.copy(from_end, edges[u.size * (2 * k + 2) + 2 * a + 1])
             words.subtract(from_end, one)
             words.subtract(from_end, inside)
             fischer_from_words(from_end, a, k, edges, u)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pvq_ref import words
 from pvq_ref.counting import count
-from pvq_ref.finding import Guesses, Level, Starts, find_two, find_word, take_words
+from pvq_ref.finding import Guesses, Level, Starts, find_two, find_word, take_words, top_word
 from pvq_ref.fischer import TILE
 from pvq_ref.jit import kernel, wrapping_kernel
 from pvq_ref.tables import Tables
@@ -93,15 +93,16 @@ def _split_words(
     inside: Words,
 ) -> None:
     """Split a block off every vector of a tile, of any number of words from two on."""
+    count = np.uint64(left.shape[1])
     for i in range(sums.size):
+        top = int(top_word(count, guesses, before[i]))
         base = start[before[i]]
         place = take_words(left, i, edges, base, guesses, before[i])
         a = place - base
         size, inverse, remainder = divisors[0][a], divisors[1][a], divisors[2][a]
         rest = _ZERO
-        for w in range(left.shape[1] - 1, -1, -1):
-            if left[i, w] != _ZERO or rest != _ZERO:
-                left[i, w], rest = words.divide_word(rest, left[i, w], size, inverse, remainder)
+        for w in range(top, -1, -1):
+            left[i, w], rest = words.divide_word(rest, left[i, w], size, inverse, remainder)
         inside[i] = rest
         sums[i] = a
         before[i] -= a
@@ -166,7 +167,8 @@ def _unrank(
         tile = y[start : start + TILE]
         count = tile.shape[0]
         before[:] = np.uint64(k)
-        left[:count] = index[start : start + TILE]
+        for i in range(count):
+            words.copy(left[i], index[start + i])
         for level in range(levels):
             level_guesses = (shift[level], row[level], guess)
             if widths[level] == 1:
@@ -186,7 +188,8 @@ def _unrank(
                 )  # fmt: skip
             block_of = tile[:, level * block : (level + 1) * block]
             _place(edges, guesses, blocks, sums, inside, block_of)
-        inside[:] = left[:, 0]
+        for i in range(count):
+            inside[i] = left[i, 0]
         _place(edges, guesses, blocks, before, inside, tile[:, levels * block :])
 
 

@@ -149,6 +149,12 @@ def subtract(edges: Words, at: np.uint64, left: Words, i: int, top: np.uint64) -
 
 
 @inlined
+def top_word(count: np.uint64, level: Level, j: np.uint64) -> np.uint64:
+    """Return the highest of `count` words, two or more, that isn't 0 for sure; or word 1."""
+    return min(max(_ONE, (np.uint64(level[0][j]) + _5) >> _6), count - _ONE)
+
+
+@inlined
 def take_words(
     left: Words, i: int, edges: Words, base: np.uint64, level: Level, j: np.uint64
 ) -> np.uint64:
@@ -158,7 +164,7 @@ def take_words(
     """
     shift, row, guess = level
     count, by = np.uint64(left.shape[1]), np.uint64(shift[j])
-    top = min(max(_ONE, (by + _5) >> _6), count - _ONE)
+    top = top_word(count, level, j)
     inside = by & _63
     cell = left[i, top] >> inside
     if by >> _6 != top:

@@ -168,7 +168,7 @@ def _unrank(
         tile = y[start : start + TILE]
         before[:] = np.uint64(k)
         for i in range(tile.shape[0]):
-            left[i] = last
+            words.copy(left[i], last)
             words.subtract(left[i], index[start + i])
         for j in range(n):
             level = n - j

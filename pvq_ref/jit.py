@@ -99,7 +99,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
 def kernel(function: Kernel) -> Kernel:
     """Compile a function of arrays and scalars: no Python objects, no lock, cached on disk."""
-    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     if not config.DISABLE_JIT and cache_directory() is not None:
         compiled._cache = _Cache(function)
     return compiled  # type: ignore[no-any-return]

@@ -7,7 +7,8 @@ U(l,R), and of U(l,R+|y_j|+1) where y_j < 0. Kernels are built as in `pvq_ref.fi
 import numpy as np
 from numpy.typing import NDArray
 
-from pvq_ref.finding import Guesses, Level, at_most, find_word, subtract, take_words
+from pvq_ref import words
+from pvq_ref.finding import Guesses, Level, at_most, find_two, find_word, subtract, take_words
 from pvq_ref.fischer import TILE, reach
 from pvq_ref.jit import kernel, wrapping_kernel
 from pvq_ref.tables import Tables
@@ -75,6 +76,29 @@ def _unrank_word(
 
 
 @wrapping_kernel
+def _unrank_two(
+    edges: Words, guesses: Level, left: Words, before: Words, y: NDArray[np.int32], j: int
+) -> None:
+    """Unrank coordinate j of a tile, of two words."""
+    count = np.uint64(left.shape[1])
+    for i in range(y.shape[0]):
+        low, high = left[i, 0], left[i, 1]
+        at = (before[i] + _ONE) * count
+        half, high_half = edges[at], edges[at + _ONE]
+        negative = high > high_half or (high == high_half and low >= half)
+        if negative:
+            high -= high_half + np.uint64(low < half)
+            low -= half
+        place = find_two(low, high, edges, count, _ZERO, guesses, before[i])
+        edge, high_edge = edges[place * count], edges[place * count + _ONE]
+        left[i, 0] = low - edge
+        left[i, 1] = high - high_edge - np.uint64(low < edge)
+        magnitude = np.int32(before[i] - place)
+        y[i, j] = -magnitude if negative else magnitude
+        before[i] = place
+
+
+@wrapping_kernel
 def _unrank_words(
     edges: Words,
     guesses: Level,
@@ -82,14 +106,15 @@ def _unrank_words(
     before: Words,
     y: NDArray[np.int32],
     j: int,
+    width: int,
 ) -> None:
-    """Unrank coordinate j of a tile, of any number of words from two on."""
-    count = np.uint64(left.shape[1])
+    """Unrank coordinate j of a tile, of any number of words from two on; width of them matter."""
+    count, top = np.uint64(left.shape[1]), np.uint64(width - 1)
     for i in range(y.shape[0]):
         half = (before[i] + _ONE) * count
-        negative = at_most(edges, half, left, i, count - _ONE)
+        negative = at_most(edges, half, left, i, top)
         if negative:
-            subtract(edges, half, left, i, count - _ONE)
+            subtract(edges, half, left, i, top)
         place = take_words(left, i, edges, _ZERO, guesses, before[i])
         magnitude = np.int32(before[i] - place)
         y[i, j] = -magnitude if negative else magnitude
@@ -113,7 +138,8 @@ def _unrank(
     for start in range(0, y.shape[0], TILE):
         tile = y[start : start + TILE]
         before[:] = np.uint64(k)
-        left[: tile.shape[0]] = index[start : start + TILE]
+        for i in range(tile.shape[0]):
+            words.copy(left[i], index[start + i])
         for j in range(n):
             level = n - j
             level_guesses = (shift[level], row[level], guess)
@@ -121,8 +147,10 @@ def _unrank(
             if widths[level] == 1:
                 part = low[level * size : (level + 1) * size]
                 _unrank_word(part, level_guesses, left, before, tile, j)
+            elif widths[level] == 2:
+                _unrank_two(part, level_guesses, left, before, tile, j)
             else:
-                _unrank_words(part, level_guesses, left, before, tile, j)
+                _unrank_words(part, level_guesses, left, before, tile, j, widths[level])
 
 
 def rank(y: NDArray[np.int32], table: Tables, index: Words) -> int:

@@ -103,9 +103,9 @@ def _fill_prefixes(prefix: Words, start: Starts, rest: Words, sizes: Words, stri
             total[:] = np.uint64(0)
             for a in range(j + 1):
                 if a % stride == 0:
-                    prefix[base + a // stride] = total
+                    words.copy(prefix[base + a // stride], total)
                 words.add_product(total, sizes[a], rest[level, j - a])
-            prefix[base + j // stride + 1] = total
+            words.copy(prefix[base + j // stride + 1], total)
 
 
 def _refuse_above_limit(n: int, k: int, size: int) -> None:

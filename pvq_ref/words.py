@@ -30,6 +30,13 @@ def to_integer(words: Words) -> int:
 
 
 @kernel
+def copy(to: Words, a: Words) -> None:
+    """Write the first words of a to `to`. A slice would do, and take seconds to compile."""
+    for i in range(to.size):
+        to[i] = a[i]
+
+
+@kernel
 def less(a: Words, b: Words) -> bool:
     """Whether a < b."""
     for i in range(a.size - 1, -1, -1):
