@@ -104,5 +104,6 @@ def matmul(t: PVQTensor, x: ArrayLike, *, threads: int | None = None) -> Floats:
             multiply(y, amplitudes, rotated, out, part.first_column, part.per_row)
         return out
 
-    out = np.concatenate(list(map_ranges(work, t.grid.rows, rows_per_range(t.grid.cols), threads)))
+    rows = 2 * rows_per_range(t.grid.cols)  # not much is held of a row, and calls take their time
+    out = np.concatenate(list(map_ranges(work, t.grid.rows, rows, threads)))
     return out.reshape(t.shape[:-1] + array.shape[1:])

@@ -20,7 +20,7 @@ from pvq_ref.parallel import map_ranges
 from pvq_ref.tables import Tables, tables
 from pvq_ref.words import Words
 
-STEP = 1 << 14  # groups that one thread takes at a time
+SPAN = 1 << 18  # coordinates that one thread takes at a time
 LARGE = 1 << 16  # counts above which rows are checked before the tables are made
 
 
@@ -111,6 +111,11 @@ def _checked_pulses(y: NDArray[np.int32]) -> int:
     return k
 
 
+def _step(n: int) -> int:
+    """Return the groups that one thread takes at a time."""
+    return max(1, SPAN // n)
+
+
 def rank(
     y: ArrayLike, order: str = "fischer", block: int = 4, *, threads: int | None = None
 ) -> Words:
@@ -135,7 +140,7 @@ def rank(
         row = _rank_into(y[start:stop], table, order, index[start:stop])
         return row if row < 0 else start + row
 
-    for row in map_ranges(work, len(y), STEP, threads):
+    for row in map_ranges(work, len(y), _step(y.shape[1]), threads):
         if row >= 0:
             _refuse_row(y, k, row)
     return index
@@ -177,6 +182,6 @@ def unrank(
     def work(start: int, stop: int) -> None:
         _unrank_into(array[start:stop], table, order, y[start:stop])
 
-    for _ in map_ranges(work, len(array), STEP, threads):
+    for _ in map_ranges(work, len(array), _step(n), threads):
         pass
     return y

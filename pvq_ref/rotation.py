@@ -86,7 +86,8 @@ def _rotate(x: Floats, sign: Floats, count: int, order: int, base: Floats) -> No
             _sylvester(z, order // base.shape[0])
             if base.shape[0] > 1:
                 _mix(z, base, mixed)
-                z[:] = mixed
+                for i in range(order):  # a slice would do, and take seconds to compile
+                    z[i] = mixed[i]
             z *= factor
 
 
@@ -100,7 +101,8 @@ def _unrotate(x: Floats, sign: Floats, count: int, order: int, transposed: Float
             z = x[row, block * order : (block + 1) * order]
             if transposed.shape[0] > 1:
                 _mix(z, transposed, mixed)
-                z[:] = mixed
+                for i in range(order):  # a slice would do, and take seconds to compile
+                    z[i] = mixed[i]
             _sylvester(z, order // transposed.shape[0])
             z *= factor
             z *= sign[block * order : (block + 1) * order]
