@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from pvq_ref import words
 from pvq_ref.counting import count
-from pvq_ref.finding import Guesses, Level, Starts, find_two, find_word, take_words, top_word
-from pvq_ref.fischer import TILE
-from pvq_ref.jit import kernel, wrapping_kernel
+from pvq_ref.finding import TILE, Finder, Guesses, find_word, take
+from pvq_ref.jit import kernel
 from pvq_ref.tables import Tables
 from pvq_ref.words import Words
 
@@ -27,84 +26,20 @@ Blocks = tuple[NDArray[np.int8], Words]  # vectors (…, b), and where those of 
 
 
 @kernel
-def _split_word(
-    edges: Words,
-    start: Starts,
-    guesses: Level,
-    divisors: Divisors,
-    left: Words,
-    before: Words,
-    sums: Words,
-    inside: Words,
+def _divide(
+    divisors: Divisors, width: int, left: Words, before: Words, sums: Words, inside: Words
 ) -> None:
-    """Split a block off every vector of a tile, of one word.
+    """Divide every left[i] by V(b,a), a the block's sum; inside gets the rests.
 
-    Of left, before (pulses) take what is the block's: its sum, and its rank in the order fischer.
+    before[i], the pulses, loses a.
     """
     for i in range(sums.size):
-        base = start[before[i]]
-        place = find_word(left[i, 0], edges, base, guesses, before[i])
-        a = place - base
-        size, inverse, remainder = divisors[0][a], divisors[1][a], divisors[2][a]
-        left[i, 0], inside[i] = words.divide_word(
-            _ZERO, left[i, 0] - edges[place], size, inverse, remainder
-        )
-        sums[i] = a
-        before[i] -= a
-
-
-@wrapping_kernel
-def _split_two(
-    edges: Words,
-    start: Starts,
-    guesses: Level,
-    divisors: Divisors,
-    left: Words,
-    before: Words,
-    sums: Words,
-    inside: Words,
-) -> None:
-    """Split a block off every vector of a tile, of two words."""
-    count = np.uint64(left.shape[1])
-    for i in range(sums.size):
-        low, high = left[i, 0], left[i, 1]
-        base = start[before[i]]
-        place = find_two(low, high, edges, count, base, guesses, before[i])
-        a = place - base
-        size, inverse, remainder = divisors[0][a], divisors[1][a], divisors[2][a]
-        edge, high_edge = edges[place * count], edges[place * count + _ONE]
-        high -= high_edge + np.uint64(low < edge)
-        low -= edge
-        left[i, 1], rest = words.divide_word(_ZERO, high, size, inverse, remainder)
-        left[i, 0], inside[i] = words.divide_word(rest, low, size, inverse, remainder)
-        sums[i] = a
-        before[i] -= a
-
-
-@wrapping_kernel
-def _split_words(
-    edges: Words,
-    start: Starts,
-    guesses: Level,
-    divisors: Divisors,
-    left: Words,
-    before: Words,
-    sums: Words,
-    inside: Words,
-) -> None:
-    """Split a block off every vector of a tile, of any number of words from two on."""
-    count = np.uint64(left.shape[1])
-    for i in range(sums.size):
-        top = int(top_word(count, guesses, before[i]))
-        base = start[before[i]]
-        place = take_words(left, i, edges, base, guesses, before[i])
-        a = place - base
+        a = sums[i]
         size, inverse, remainder = divisors[0][a], divisors[1][a], divisors[2][a]
         rest = _ZERO
-        for w in range(top, -1, -1):
+        for w in range(width - 1, -1, -1):
             left[i, w], rest = words.divide_word(rest, left[i, w], size, inverse, remainder)
         inside[i] = rest
-        sums[i] = a
         before[i] -= a
 
 
@@ -149,46 +84,31 @@ def _place(
 def _unrank(
     index: Words,
     k: int,
-    prefixes: tuple[Words, Words, Starts, NDArray[np.int64]],
-    outer: Guesses,
+    prefixes: Finder,
     divisors: Divisors,
     edges: Words,
     guesses: Guesses,
     blocks: Blocks,
     y: NDArray[np.int32],
 ) -> None:
-    """Unrank rows. outer is for prefixes; edges and guesses are fischer's, inside a block."""
-    (low, flat, starts, widths), (shift, row, guess) = prefixes, outer
-    levels, block = starts.shape[0], blocks[0].shape[1]
+    """Unrank rows; edges and guesses are fischer's, for coordinates inside a block."""
+    widths = prefixes[3]
+    levels, block = widths.size, blocks[0].shape[1]
     left = np.empty((TILE, index.shape[1]), np.uint64)
-    before, sums = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
+    before, places = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
     inside = np.empty(TILE, np.uint64)
     for start in range(0, y.shape[0], TILE):
         tile = y[start : start + TILE]
-        count = tile.shape[0]
+        sums = places[: tile.shape[0]]
         before[:] = np.uint64(k)
-        for i in range(count):
+        for i in range(sums.size):
             words.copy(left[i], index[start + i])
         for level in range(levels):
-            level_guesses = (shift[level], row[level], guess)
-            if widths[level] == 1:
-                _split_word(
-                    low, starts[level], level_guesses, divisors,
-                    left, before, sums[:count], inside,
-                )  # fmt: skip
-            elif widths[level] == 2:
-                _split_two(
-                    flat, starts[level], level_guesses, divisors,
-                    left, before, sums[:count], inside,
-                )  # fmt: skip
-            else:
-                _split_words(
-                    flat, starts[level], level_guesses, divisors,
-                    left, before, sums[:count], inside,
-                )  # fmt: skip
-            block_of = tile[:, level * block : (level + 1) * block]
-            _place(edges, guesses, blocks, sums, inside, block_of)
-        for i in range(count):
+            take(prefixes, level, left, before, sums)
+            _divide(divisors, widths[level], left, before, sums, inside)
+            part = tile[:, level * block : (level + 1) * block]
+            _place(edges, guesses, blocks, sums, inside, part)
+        for i in range(sums.size):
             inside[i] = left[i, 0]
         _place(edges, guesses, blocks, before, inside, tile[:, levels * block :])
 
@@ -233,8 +153,8 @@ def _divisors(b: int, k: int) -> Divisors:
 
 def unrank(index: Words, table: Tables, y: NDArray[np.int32]) -> None:
     """Unrank indices (groups, words) below V(n,k) into y (groups, n)."""
-    sums, counts = table.sums, table.counts
-    prefixes = (sums.low, sums.flat, sums.start, sums.widths)
+    counts = table.counts
     divisors = _divisors(table.block, table.k)
     blocks = _blocks(table.block, _most_listed(table.block, table.k))
-    _unrank(index, table.k, prefixes, sums.guesses, divisors, counts.low, counts.guesses, blocks, y)
+    finder = table.sums.finder
+    _unrank(index, table.k, finder, divisors, counts.low, counts.guesses, blocks, y)

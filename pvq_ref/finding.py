@@ -6,13 +6,15 @@ predict. Here the highest bits of `left` choose one of a few cells, and the tabl
 for the smallest number of that cell. It is never too far, and mostly right or one too short, so
 what remains is a comparison without a branch and a loop that hardly ever runs.
 
-`left` stands in one word, in two, or in a row of words, and there is a kernel for each.
+What remains is latency: four loads, each waiting for the one before. So a tile of vectors does this
+together, and their loads don't wait for each other. There are kernels for numbers of one word, two,
+and any; levels further on have smaller numbers, and so go on with fewer words.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pvq_ref.jit import inlined
+from pvq_ref.jit import inlined, kernel, wrapping_kernel
 from pvq_ref.words import Words
 
 CELL_BITS = 6  # at most; a row of guesses then is two cache lines
@@ -26,6 +28,13 @@ Starts = NDArray[np.uint64]
 # the guesses (rows, cells).
 Guesses = tuple[NDArray[np.uint16], NDArray[np.uint32], NDArray[np.unsignedinteger]]
 Level = Guesses  # of one level: the first two have an axis less
+# All that `take` needs: least significant words of edges, all words in one row, and for every level
+# where rows start and how many words count; then guesses.
+Finder = tuple[
+    Words, Words, Starts, NDArray[np.int64],
+    NDArray[np.uint16], NDArray[np.uint32], NDArray[np.unsignedinteger],
+]  # fmt: skip
+TILE = 128  # vectors that are unranked together
 
 # ---------------------------------------------------------------- the table of guesses
 
@@ -103,32 +112,6 @@ def find_word(
 
 
 @inlined
-def find_two(
-    low: np.uint64,
-    high: np.uint64,
-    edges: Words,
-    count: np.uint64,
-    base: np.uint64,
-    level: Level,
-    j: np.uint64,
-) -> np.uint64:
-    """Return the place of the last edge not above high · 2^64 + low.
-
-    An edge has `count` words in a row, and the first two matter.
-    """
-    shift, row, guess = level
-    by = np.uint64(shift[j])
-    inside = by & _63
-    cell = high >> inside if by >= _64 else (low >> inside) | ((high << _ONE) << (_63 - inside))
-    place = base + np.uint64(guess[row[j], cell])
-    at = (place + _ONE) * count
-    while edges[at + _ONE] < high or (edges[at + _ONE] == high and edges[at] <= low):
-        place += _ONE
-        at += count
-    return place
-
-
-@inlined
 def at_most(edges: Words, at: np.uint64, left: Words, i: int, top: np.uint64) -> bool:
     """Whether the words of an edge are at most those of left[i], from word `top` down."""
     w = top
@@ -137,40 +120,83 @@ def at_most(edges: Words, at: np.uint64, left: Words, i: int, top: np.uint64) ->
     return bool(edges[at + w] <= left[i, w])
 
 
-@inlined
-def subtract(edges: Words, at: np.uint64, left: Words, i: int, top: np.uint64) -> None:
-    """Subtract an edge from left[i], words 0 … top. The caller is a wrapping kernel."""
-    borrow = _ZERO
-    for w in range(top + _ONE):
-        word, edge = left[i, w], edges[at + np.uint64(w)]
-        difference = word - edge
-        left[i, w] = difference - borrow
-        borrow = np.uint64(word < edge) | np.uint64(difference < borrow)
+@kernel
+def _take_word(
+    edges: Words, start: Words, level: Level, left: Words, before: Words, found: Words
+) -> None:
+    """Take the last edge not above it off every left[i], of one word."""
+    for i in range(found.size):
+        base = start[before[i]]
+        place = find_word(left[i, 0], edges, base, level, before[i])
+        left[i, 0] -= edges[place]
+        found[i] = place - base
 
 
-@inlined
-def top_word(count: np.uint64, level: Level, j: np.uint64) -> np.uint64:
-    """Return the highest of `count` words, two or more, that isn't 0 for sure; or word 1."""
-    return min(max(_ONE, (np.uint64(level[0][j]) + _5) >> _6), count - _ONE)
+@wrapping_kernel
+def _take_two(
+    edges: Words, start: Words, level: Level, left: Words, before: Words, found: Words
+) -> None:
+    """Take the last edge not above it off every left[i], of two words; edges may have more."""
+    (shift, row, guess), count = level, np.uint64(left.shape[1])
+    for i in range(found.size):
+        j, low, high = before[i], left[i, 0], left[i, 1]
+        by = np.uint64(shift[j])
+        cell, inside = high >> (by & _63), by & _63
+        if by < _64:
+            cell = (low >> inside) | ((high << _ONE) << (_63 - inside))
+        place = np.uint64(guess[row[j], cell])
+        at = (start[j] + place) * count
+        above = at + count
+        while edges[above + _ONE] < high or (edges[above + _ONE] == high and edges[above] <= low):
+            place += _ONE
+            at = above
+            above += count
+        left[i, 0] = low - edges[at]
+        left[i, 1] = high - edges[at + _ONE] - np.uint64(low < edges[at])
+        found[i] = place
 
 
-@inlined
-def take_words(
-    left: Words, i: int, edges: Words, base: np.uint64, level: Level, j: np.uint64
-) -> np.uint64:
-    """Return the place of the last edge not above left[i], of two words or more; subtract it.
+@wrapping_kernel
+def _take_words(
+    edges: Words, start: Words, level: Level, left: Words, before: Words, found: Words
+) -> None:
+    """Take the last edge not above it off every left[i], of any number of words from two on.
 
-    Only words that can differ from zero are looked at. The caller is a wrapping kernel.
+    Only words that can differ from zero are looked at.
     """
-    shift, row, guess = level
-    count, by = np.uint64(left.shape[1]), np.uint64(shift[j])
-    top = top_word(count, level, j)
-    inside = by & _63
-    cell = left[i, top] >> inside
-    if by >> _6 != top:
-        cell = (left[i, top - _ONE] >> inside) | ((left[i, top] << _ONE) << (_63 - inside))
-    place = base + np.uint64(guess[row[j], cell])
-    while at_most(edges, (place + _ONE) * count, left, i, top):
-        place += _ONE
-    subtract(edges, place * count, left, i, top)
-    return place
+    (shift, row, guess), count = level, np.uint64(left.shape[1])
+    for i in range(found.size):
+        j = before[i]
+        by = np.uint64(shift[j])
+        top, inside = min(max(_ONE, (by + _5) >> _6), count - _ONE), by & _63
+        cell = left[i, top] >> inside
+        if by >> _6 != top:
+            cell = (left[i, top - _ONE] >> inside) | ((left[i, top] << _ONE) << (_63 - inside))
+        place = np.uint64(guess[row[j], cell])
+        at = (start[j] + place) * count
+        while at_most(edges, at + count, left, i, top):
+            place += _ONE
+            at += count
+        borrow = _ZERO
+        for w in range(top + _ONE):
+            word, edge = left[i, w], edges[at + np.uint64(w)]
+            difference = word - edge
+            left[i, w] = difference - borrow
+            borrow = np.uint64(word < edge) | np.uint64(difference < borrow)
+        found[i] = place
+
+
+@kernel
+def take(finder: Finder, number: int, left: Words, before: Words, found: Words) -> None:
+    """Find the last edge not above left[i], and take it off; for every vector i of a tile.
+
+    number is the level's; before (tile,) are the pulses left; found (tile,) gets places in rows.
+    """
+    low, flat, starts, widths, shift, row, guess = finder
+    start, level = starts[number], (shift[number], row[number], guess)
+    if widths[number] == 1:
+        _take_word(low, start, level, left, before, found)
+    elif widths[number] == 2:
+        _take_two(flat, start, level, left, before, found)
+    else:
+        _take_words(flat, start, level, left, before, found)

@@ -15,12 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref import words
-from pvq_ref.finding import Guesses, Level, find_two, find_word, take_words
+from pvq_ref.finding import TILE, Finder, take
 from pvq_ref.jit import kernel, wrapping_kernel
 from pvq_ref.tables import Edges, Tables
 from pvq_ref.words import Words
 
-TILE = 128  # vectors that are unranked together
 _ZERO, _ONE, _TWO = np.uint64(0), np.uint64(1), np.uint64(2)
 
 # ---------------------------------------------------------------- one vector
@@ -93,94 +92,25 @@ def _rank(
 
 
 @kernel
-def unrank_word(
-    edges: Words,
-    guesses: Level,
-    left: Words,
-    before: Words,
-    y: NDArray[np.int32],
-    j: int,
-) -> None:
-    """Unrank coordinate j of a tile, of one word: take it off left and off before, the pulses."""
-    for i in range(y.shape[0]):
-        place = find_word(left[i, 0], edges, _ZERO, guesses, before[i])
-        left[i, 0] -= edges[place]
-        magnitude = np.int32(before[i] - (place >> _ONE))
-        y[i, j] = magnitude if place & _ONE else -magnitude
-        before[i] = place >> _ONE
-
-
-@wrapping_kernel
-def _unrank_two(
-    edges: Words,
-    guesses: Level,
-    left: Words,
-    before: Words,
-    y: NDArray[np.int32],
-    j: int,
-) -> None:
-    """Unrank coordinate j of a tile, of two words."""
-    count = np.uint64(left.shape[1])
-    for i in range(y.shape[0]):
-        low, high = left[i, 0], left[i, 1]
-        place = find_two(low, high, edges, count, _ZERO, guesses, before[i])
-        edge, high_edge = edges[place * count], edges[place * count + _ONE]
-        left[i, 0] = low - edge
-        left[i, 1] = high - high_edge - np.uint64(low < edge)
-        magnitude = np.int32(before[i] - (place >> _ONE))
-        y[i, j] = magnitude if place & _ONE else -magnitude
-        before[i] = place >> _ONE
-
-
-@wrapping_kernel
-def _unrank_words(
-    edges: Words,
-    guesses: Level,
-    left: Words,
-    before: Words,
-    y: NDArray[np.int32],
-    j: int,
-) -> None:
-    """Unrank coordinate j of a tile, of any number of words from two on."""
-    for i in range(y.shape[0]):
-        place = take_words(left, i, edges, _ZERO, guesses, before[i])
-        magnitude = np.int32(before[i] - (place >> _ONE))
-        y[i, j] = magnitude if place & _ONE else -magnitude
-        before[i] = place >> _ONE
-
-
-@kernel
-def _unrank(
-    index: Words,
-    k: int,
-    edges: tuple[Words, Words],
-    guesses: Guesses,
-    widths: NDArray[np.int64],
-    last: Words,
-    y: NDArray[np.int32],
-) -> None:
-    """Unrank rows; edges are the least significant words and all, last (words,) is V(n,k) - 1."""
-    n, (low, flat), (shift, row, guess) = y.shape[1], edges, guesses
-    size, flat_size = low.size // shift.shape[0], flat.size // shift.shape[0]
+def _unrank(index: Words, k: int, finder: Finder, last: Words, y: NDArray[np.int32]) -> None:
+    """Unrank rows; last (words,) is V(n,k) - 1."""
+    n = y.shape[1]
     left = np.empty((TILE, last.size), np.uint64)
-    before = np.empty(TILE, np.uint64)
+    before, places = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
     for start in range(0, y.shape[0], TILE):
         tile = y[start : start + TILE]
+        found = places[: tile.shape[0]]
         before[:] = np.uint64(k)
-        for i in range(tile.shape[0]):
+        for i in range(found.size):
             words.copy(left[i], last)
             words.subtract(left[i], index[start + i])
         for j in range(n):
-            level = n - j
-            level_guesses = (shift[level], row[level], guess)
-            part = flat[level * flat_size : (level + 1) * flat_size]
-            if widths[level] == 1:
-                part = low[level * size : (level + 1) * size]
-                unrank_word(part, level_guesses, left, before, tile, j)
-            elif widths[level] == 2:
-                _unrank_two(part, level_guesses, left, before, tile, j)
-            else:
-                _unrank_words(part, level_guesses, left, before, tile, j)
+            take(finder, n - j, left, before, found)
+            for i in range(found.size):
+                after = found[i] >> _ONE
+                magnitude = np.int32(before[i] - after)
+                tile[i, j] = magnitude if found[i] & _ONE else -magnitude
+                before[i] = after
 
 
 def reach(edges: Edges, n: int, words: int) -> NDArray[np.int64]:
@@ -196,6 +126,4 @@ def rank(y: NDArray[np.int32], table: Tables, index: Words) -> int:
 
 def unrank(index: Words, table: Tables, y: NDArray[np.int32]) -> None:
     """Unrank indices (groups, words) below V(n,k) into y (groups, n)."""
-    edges = table.counts
-    values = (edges.low, edges.flat)
-    _unrank(index, table.k, values, edges.guesses, edges.widths, table.last, y)
+    _unrank(index, table.k, table.counts.finder, table.last, y)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref import words
-from pvq_ref.finding import Guesses, Level, at_most, find_two, find_word, subtract, take_words
-from pvq_ref.fischer import TILE, reach
+from pvq_ref.finding import TILE, Finder, at_most, take
+from pvq_ref.fischer import reach
 from pvq_ref.jit import kernel, wrapping_kernel
 from pvq_ref.tables import Tables
 from pvq_ref.words import Words
@@ -55,102 +55,57 @@ def _rank(
 
 
 @kernel
-def _unrank_word(
-    edges: Words,
-    guesses: Level,
-    left: Words,
-    before: Words,
-    y: NDArray[np.int32],
-    j: int,
+def _take_sign_word(
+    edges: Words, start: Words, left: Words, before: Words, negative: Words
 ) -> None:
-    """Unrank coordinate j of a tile, of one word: take it off left and off before, the pulses."""
-    for i in range(y.shape[0]):
-        rest, half = left[i, 0], edges[before[i] + _ONE]
-        negative = rest >= half
-        rest -= half if negative else _ZERO
-        place = find_word(rest, edges, _ZERO, guesses, before[i])
-        left[i, 0] = rest - edges[place]
-        magnitude = np.int32(before[i] - place)
-        y[i, j] = -magnitude if negative else magnitude
-        before[i] = place
+    """Take U(l,j+1) off every left[i] that isn't below it, j the pulses before[i]; one word."""
+    for i in range(negative.size):
+        edge, rest = edges[start[before[i]] + before[i] + _ONE], left[i, 0]
+        negative[i] = np.uint64(rest >= edge)
+        left[i, 0] = rest - (edge if rest >= edge else _ZERO)
 
 
 @wrapping_kernel
-def _unrank_two(
-    edges: Words, guesses: Level, left: Words, before: Words, y: NDArray[np.int32], j: int
+def _take_sign_words(
+    edges: Words, start: Words, width: int, left: Words, before: Words, negative: Words
 ) -> None:
-    """Unrank coordinate j of a tile, of two words."""
-    count = np.uint64(left.shape[1])
-    for i in range(y.shape[0]):
-        low, high = left[i, 0], left[i, 1]
-        at = (before[i] + _ONE) * count
-        half, high_half = edges[at], edges[at + _ONE]
-        negative = high > high_half or (high == high_half and low >= half)
-        if negative:
-            high -= high_half + np.uint64(low < half)
-            low -= half
-        place = find_two(low, high, edges, count, _ZERO, guesses, before[i])
-        edge, high_edge = edges[place * count], edges[place * count + _ONE]
-        left[i, 0] = low - edge
-        left[i, 1] = high - high_edge - np.uint64(low < edge)
-        magnitude = np.int32(before[i] - place)
-        y[i, j] = -magnitude if negative else magnitude
-        before[i] = place
-
-
-@wrapping_kernel
-def _unrank_words(
-    edges: Words,
-    guesses: Level,
-    left: Words,
-    before: Words,
-    y: NDArray[np.int32],
-    j: int,
-    width: int,
-) -> None:
-    """Unrank coordinate j of a tile, of any number of words from two on; width of them matter."""
+    """Do the same for any number of words, of which `width` count."""
     count, top = np.uint64(left.shape[1]), np.uint64(width - 1)
-    for i in range(y.shape[0]):
-        half = (before[i] + _ONE) * count
-        negative = at_most(edges, half, left, i, top)
-        if negative:
-            subtract(edges, half, left, i, top)
-        place = take_words(left, i, edges, _ZERO, guesses, before[i])
-        magnitude = np.int32(before[i] - place)
-        y[i, j] = -magnitude if negative else magnitude
-        before[i] = place
+    for i in range(negative.size):
+        at = (start[before[i]] + before[i] + _ONE) * count
+        negative[i] = np.uint64(at_most(edges, at, left, i, top))
+        borrow, mask = _ZERO, _ZERO - negative[i]  # a branch here couldn't be predicted
+        for w in range(width):
+            word, edge = left[i, w], edges[at + np.uint64(w)] & mask
+            difference = word - edge
+            left[i, w] = difference - borrow
+            borrow = np.uint64(word < edge) | np.uint64(difference < borrow)
 
 
 @kernel
-def _unrank(
-    index: Words,
-    k: int,
-    edges: tuple[Words, Words],
-    guesses: Guesses,
-    widths: NDArray[np.int64],
-    y: NDArray[np.int32],
-) -> None:
-    """Unrank rows; edges are the least significant words and all."""
-    n, (low, flat), (shift, row, guess) = y.shape[1], edges, guesses
-    size, flat_size = low.size // shift.shape[0], flat.size // shift.shape[0]
+def _unrank(index: Words, k: int, finder: Finder, y: NDArray[np.int32]) -> None:
+    """Unrank rows."""
+    n, low, flat, starts, widths = y.shape[1], finder[0], finder[1], finder[2], finder[3]
     left = np.empty((TILE, index.shape[1]), np.uint64)
-    before = np.empty(TILE, np.uint64)
+    before, places = np.empty(TILE, np.uint64), np.empty(TILE, np.uint64)
+    signs = np.empty(TILE, np.uint64)
     for start in range(0, y.shape[0], TILE):
         tile = y[start : start + TILE]
+        found, negative = places[: tile.shape[0]], signs[: tile.shape[0]]
         before[:] = np.uint64(k)
-        for i in range(tile.shape[0]):
+        for i in range(found.size):
             words.copy(left[i], index[start + i])
         for j in range(n):
             level = n - j
-            level_guesses = (shift[level], row[level], guess)
-            part = flat[level * flat_size : (level + 1) * flat_size]
             if widths[level] == 1:
-                part = low[level * size : (level + 1) * size]
-                _unrank_word(part, level_guesses, left, before, tile, j)
-            elif widths[level] == 2:
-                _unrank_two(part, level_guesses, left, before, tile, j)
+                _take_sign_word(low, starts[level], left, before, negative)
             else:
-                _unrank_words(part, level_guesses, left, before, tile, j, widths[level])
+                _take_sign_words(flat, starts[level], widths[level], left, before, negative)
+            take(finder, level, left, before, found)
+            for i in range(found.size):
+                magnitude = np.int32(before[i] - found[i])
+                tile[i, j] = -magnitude if negative[i] else magnitude
+                before[i] = found[i]
 
 
 def rank(y: NDArray[np.int32], table: Tables, index: Words) -> int:
@@ -161,6 +116,4 @@ def rank(y: NDArray[np.int32], table: Tables, index: Words) -> int:
 
 def unrank(index: Words, table: Tables, y: NDArray[np.int32]) -> None:
     """Unrank indices (groups, words) below V(n,k) into y (groups, n)."""
-    edges = table.counts
-    values = (edges.low, edges.flat)
-    _unrank(index, table.k, values, edges.guesses, edges.widths, y)
+    _unrank(index, table.k, table.counts.finder, y)

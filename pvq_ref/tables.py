@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pvq_ref import words
 from pvq_ref.counting import ORDERS, count, half_counts, word_count
 from pvq_ref.errors import CapacityError, DomainError
-from pvq_ref.finding import Guesses, Starts, guesses
+from pvq_ref.finding import Finder, Guesses, Starts, guesses
 from pvq_ref.jit import kernel
 from pvq_ref.words import Words
 
@@ -54,6 +54,11 @@ class Edges:
     def guesses(self) -> Guesses:
         """The tables of `pvq_ref.finding`, made when they are first asked for."""
         return guesses(self.values, self.start, self.step)
+
+    @cached_property
+    def finder(self) -> Finder:
+        """All that `pvq_ref.finding.take` needs."""
+        return (self.low, self.flat, self.start, self.widths, *self.guesses)
 
 
 @dataclass(frozen=True)

@@ -26,54 +26,46 @@ def rows(draw, size):
     return edges, [left for left in (*between, *near) if 0 <= left < edges[-1]]
 
 
-def level_of(edges, size):
-    """Return the edges in words, and guesses for them alone."""
-    values = words.from_integers(edges, size)
-    steps = len(edges) - 2  # from one pulse to the next; there are 0 and 1
-    shift, row, guess = finding.guesses(values, np.zeros((1, 2), np.uint64), steps)
-    return values.reshape(-1), (shift[0], row[0], guess)
+def finder_of(edges, size):
+    """Return the edges in words, as one level with 0 pulses or 1, and guesses for them."""
+    values, start = words.from_integers(edges, size), np.zeros((1, 2), np.uint64)
+    guesses = finding.guesses(values, start, len(edges) - 2)  # as many more edges with the pulse
+    widths = np.array([size], np.int64)
+    return (np.ascontiguousarray(values[:, 0]), values.reshape(-1), start, widths, *guesses)
 
 
-ONE, ZERO = np.uint64(1), np.uint64(0)
-
-
-@given(rows(1))
-def test_find_word(row):
-    edges, lefts = row
-    flat, level = level_of(edges, 1)
-    for left in lefts:
-        got = finding.find_word(np.uint64(left), flat, ZERO, level, ONE)
-        assert got == bisect_right(edges, left) - 1
-
-
-@given(rows(2))
-def test_find_two(row):
-    edges, lefts = row
-    flat, level = level_of(edges, 2)
-    for left in lefts:
-        low, high = words.from_integers([left], 2)[0]
-        got = finding.find_two(low, high, flat, np.uint64(2), ZERO, level, ONE)
-        assert got == bisect_right(edges, left) - 1
-
-
-@pytest.mark.parametrize("size", [2, 3, 5])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
 @given(data=st.data())
-def test_take_words(size, data):
+def test_take_finds_the_last_edge_not_above_and_subtracts_it(size, data):
     edges, lefts = data.draw(rows(size))
-    flat, level = level_of(edges, size)
     left = words.from_integers(lefts, size)
-    for i, number in enumerate(lefts):
-        with np.errstate(over="ignore"):
-            got = finding.take_words(left, i, flat, ZERO, level, ONE)
-        assert got == bisect_right(edges, number) - 1
-        assert words.to_integer(left[i]) == number - edges[int(got)]
+    before, found = np.ones(len(lefts), np.uint64), np.zeros(len(lefts), np.uint64)
+    finding.take(finder_of(edges, size), 0, left, before, found)
+    ref = [bisect_right(edges, number) - 1 for number in lefts]
+    assert found.tolist() == ref
+    rests = [number - edges[place] for number, place in zip(lefts, ref, strict=True)]
+    assert [words.to_integer(row) for row in left] == rests
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@given(data=st.data())
+def test_levels_of_fewer_words_than_the_table(size, data):
+    """The first kernels look at one word or two, whatever the others hold."""
+    width = data.draw(st.integers(1, size))
+    edges, lefts = data.draw(rows(width))
+    left = words.from_integers(lefts, size)
+    before, found = np.ones(len(lefts), np.uint64), np.zeros(len(lefts), np.uint64)
+    finder = finder_of(edges, size)
+    finder[3][0] = width
+    finding.take(finder, 0, left, before, found)
+    assert found.tolist() == [bisect_right(edges, number) - 1 for number in lefts]
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 @given(data=st.data())
 def test_guesses_are_never_too_far(size, data):
     edges, lefts = data.draw(rows(size))
-    _, (shift, row, guess) = level_of(edges, size)
+    shift, row, guess = finder_of(edges, size)[4:]
     for left in lefts:
-        got = guess[row[1], left >> int(shift[1])]
+        got = guess[row[0, 1], left >> int(shift[0, 1])]
         assert got <= bisect_right(edges, left) - 1
