@@ -153,12 +153,9 @@ Line = tuple[str, str, Run, Run, NDArray[Any]]  # change, case, before, after, t
 
 
 def wide(table: Tables) -> Tables:
-    """Return tables that say of levels of two words that they have more."""
-
-    def more(edges: Any) -> Any:
-        return replace(edges, widths=np.where(edges.widths == 2, 3, edges.widths))
-
-    return replace(table, counts=more(table.counts), sums=more(table.sums))
+    """Return tables of fischer that say of levels of two words that they have more."""
+    widths = np.where(table.counts.widths == 2, 3, table.counts.widths)
+    return replace(table, counts=replace(table.counts, widths=widths))
 
 
 def with_cells(table: Tables, bits: int) -> Tables:
@@ -208,9 +205,6 @@ def of_any_words(case: Case) -> Iterator[Line]:
     if 2 in e.widths:
         general = case.unranked(fischer.unrank, case.index, wide(t))
         yield "unrank fischer: two words in variables", case.name, general, package, case.y
-        general = case.unranked(fast.unrank, case.blocks, wide(b))
-        both = case.unranked(fast.unrank, case.blocks, b)
-        yield "unrank blocked: two words in variables", case.name, general, both, case.y
     plain = case.ranked(blocked_plain.rank, b)
     yield "rank blocked: all changes", case.name, plain, case.ranked(fast.rank, b), case.blocks
     plain = case.unranked(blocked_plain.unrank, case.blocks, b)
