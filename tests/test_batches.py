@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pvq_ref import lanes, search, walking
+from pvq_ref import lanes, oracle, search, walking
 from pvq_ref.batches import fits, search_batches
 
 PAIRS = [(1, 3), (2, 9), (5, 4), (8, 36), (16, 8), (31, 3), (32, 56)]
@@ -72,8 +72,18 @@ def test_doubtful_groups_are_left():
     """Zeros, magnitudes whose powers don't fit, equal magnitudes where pulses run out, a tie."""
     x = np.array([[0.0, 0.0], [1e-70, 2e-71], [1e70, 3e70], [1.0, 1.0], [2.0, 1.0]])
     assert at_once(x, 1, 3)[1].tolist() == [False, False, False, False, True]
-    x = np.array([[21.0] + [17.0] * 7 + [7.0] * 7])  # of one quality: see test_searching.py
-    assert at_once(x, 16, 1)[1].tolist() == [False]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_quality_of_distinct_magnitudes_is_left(seed):
+    """f is the same for (2, 1, …, 1) and for (2, 2 seven times, 0 seven times).
+
+    Nothing else is as good, and the vertices on the way are far below.
+    """
+    steps = np.arange(-3, 4) / 64
+    x = np.random.default_rng(seed).permutation(np.concatenate([[21.0], 17 + steps, 7 + steps]))
+    assert at_once(x[None], 16, 1)[1].tolist() == [False]
+    assert search(x[None], 16)[0].tolist() == list(oracle.search(x.tolist(), 16))
 
 
 @pytest.mark.uncompiled
