@@ -42,10 +42,11 @@ def test_equals_the_decoded_product(shape, rotate, batch):
 
 
 @pytest.mark.uncompiled
-def test_equals_the_decoded_product_on_a_small_matrix():
+@pytest.mark.parametrize("batch", [1, 3])
+def test_equals_the_decoded_product_on_a_small_matrix(batch):
     t = encoded(weights(4, 14), 4, 5, tail_k=3)
-    x = weights(14)
-    assert np.all(np.abs(matmul(t, x) - dequantize(t) @ x) <= bound(t, x)[:, 0])
+    x = weights(14, batch)
+    assert np.all(np.abs(matmul(t, x) - dequantize(t) @ x) <= bound(t, x))
 
 
 def test_threads_change_nothing():
