@@ -111,6 +111,14 @@ class Blocks:
         modules = self._blocks[number].named_modules()
         return [name for name, module in modules if isinstance(module, torch.nn.Linear)]
 
+    def weights(self) -> set[str]:
+        """Return the names in the files of the weights of all linear layers of blocks."""
+        return {
+            self.name_of(number, layer)
+            for number in range(len(self))
+            for layer in self.linear_layers(number)
+        }
+
     def enter(self, windows: NDArray[np.int64], batch: int) -> "Stream":
         """Return the inputs of the first block for windows (count, window) of tokens.
 

@@ -18,10 +18,10 @@ from pvq_ref.calibrate import walk
 from pvq_ref.checkpoint import Progress, Result, RowsDone, check_output, plain_encoder, run
 from pvq_ref.compensated import Feedback, Losses, encode
 from pvq_ref.counting import checked_integer
-from pvq_ref.curvature import Curvature, curvature
+from pvq_ref.curvature import Curvature, layer_curvature
 from pvq_ref.decoding import dequantize
 from pvq_ref.encoding import RowReader
-from pvq_ref.errors import DomainError, ModelError, PVQError
+from pvq_ref.errors import DomainError, ModelError
 from pvq_ref.extra import torch
 from pvq_ref.gain import Floats
 from pvq_ref.language_model import WHOLE, load, load_tokenizer, prefix, tokens, windows
@@ -30,6 +30,7 @@ from pvq_ref.output import file_hash
 from pvq_ref.parallel import thread_count
 from pvq_ref.plan import Plan, Settings, TensorPlan
 from pvq_ref.rotation import splitmix64
+from pvq_ref.selection import reason_to_leave
 from pvq_ref.sensitivity import sensitivities
 from pvq_ref.tensor import DTYPES, PVQTensor
 from pvq_ref.tuning import tune, with_norms
@@ -118,20 +119,15 @@ class _Coder:
             kept = self._work.get(name)
             if kept is None:
                 if rotation not in curved:
-                    curved[rotation] = self._curvature(name, hessian, t)
+                    curved[rotation] = layer_curvature(
+                        name, hessian, weights.shape[1], rotation, self._how.damping
+                    )
                 kept = self._encode(t, weights, curved[rotation])
                 self._work.put(name, *kept)
             else:
                 self._progress(name, t.weights)
             tensor, self.losses[name] = kept
             yield dequantize(tensor, DTYPES[tensor.dtype], threads=self._threads)
-
-    def _curvature(self, name: str, hessian: Floats, t: TensorPlan) -> Curvature:
-        assert t.coding is not None
-        try:
-            return curvature(hessian, t.entry.shape[-1], t.coding.rotation, self._how.damping)
-        except PVQError as error:
-            raise type(error)(f"inputs of {name!r}: {error}") from None
 
     def _encode(
         self, t: TensorPlan, weights: Floats, curved: Curvature
@@ -151,29 +147,19 @@ class _Coder:
         )
 
 
-def linear_layers(model: Model, plan: Plan) -> set[str]:
-    """Return the names of weights of a plan that calibration can reach: linear layers of blocks.
-
-    Raises ModelError where there are none.
-    """
-    blocks = Blocks(model)
-    named = {
-        blocks.name_of(number, layer)
-        for number in range(len(blocks))
-        for layer in blocks.linear_layers(number)
-    }
-    reached = named & {t.entry.name for t in plan.compressed}
-    if not reached:
-        raise ModelError("the model must have linear layers in its blocks to calibrate, got none")
-    return reached
-
-
 def allocated(model: Model, plan: Plan, calibration: Calibration, say: Say) -> dict[str, float]:
-    """Return rates by measured sensitivity, see `allocation`. The whole model is in memory."""
+    """Return rates by measured sensitivity, see `allocation`. The whole model is in memory.
+
+    Embeddings and heads have a rate of their own, and no part in this.
+    """
     language_model = load(model.path, device=calibration.device)
     chosen = calibration.text.windows(language_model.tokenizer)
     chosen = chosen[: max(1, ALLOCATION_TOKENS // chosen.shape[1])]
-    codings = {t.entry.name: t.coding for t in plan.compressed if t.coding}
+    codings = {
+        t.entry.name: t.coding
+        for t in plan.compressed
+        if t.coding and reason_to_leave(t.entry) not in ("embedding", "head")
+    }
     say(f"measuring how sensitive the model is to each layer, on {chosen.size:,} tokens")
     measured = sensitivities(language_model, codings, chosen, calibration.how.damping)
     return allocate(plan, measured, plan.settings)
@@ -207,6 +193,10 @@ def compress_calibrated(
     torch.set_num_threads(thread_count(threads))
     tokenizer = load_tokenizer(model.path)
     chosen = calibration.text.windows(tokenizer)
+    blocks = Blocks(model, calibration.device)
+    reached = blocks.weights() & {t.entry.name for t in plan.compressed}
+    if not reached:
+        raise ModelError("the model must have linear layers in its blocks to calibrate, got none")
     state = {
         "source": source_state(model),
         "settings": _settings_json(plan.settings),
@@ -215,9 +205,7 @@ def compress_calibrated(
     work = WorkFolder(target, state, resume)
     if work.discarded:
         say(f"{work.path} of an earlier run was discarded; --resume would have gone on with it")
-    reached = linear_layers(model, plan)
     coder = _Coder(plan, calibration.how, work, threads, progress)
-    blocks = Blocks(model, calibration.device)
     stream = blocks.enter(chosen, calibration.batch)
     walk(
         blocks,

@@ -45,11 +45,7 @@ def collect_hessians(
     windows = text.windows(load_tokenizer(model.path))
     blocks = Blocks(model, device)
     shapes = {entry.name: entry.shape for _, entry in model.entries()}
-    every = {
-        blocks.name_of(number, layer)
-        for number in range(len(blocks))
-        for layer in blocks.linear_layers(number)
-    }
+    every = blocks.weights()
     cols = {layer_of(name): shapes[name][-1] for name in sorted(every)}
     source = Source(file_hash(text.path), text.window, text.seed)
     count = 0

@@ -36,7 +36,7 @@ from pvq_ref.tensor import PVQTensor, dtype_name
 ROWS = 64  # rows that one thread codes at a time, at most
 SAMPLE = 64  # rows that are coded beforehand, for levels and for the loss without feedback
 GAINS = 128  # free gains for each level that is fitted to them; more rows are coded if need be
-SWEEPS = 0  # they lower the loss on the calibration text, and hardly the perplexity of another one
+SWEEPS = 0  # they fit what was calibrated on; bench/quality.py tells whether that helps elsewhere
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ def _time_line(result: Result, seconds: float) -> str:
 
 def compress(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
+    if not args.calibrate and (args.resume or args.tune):
+        raise DomainError("--resume and --tune must come with --calibrate")
     settings = _settings(args)
     thread_count(args.threads)
     model, target = open_model(args.model), target_path(args.out)

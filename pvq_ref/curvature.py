@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import LinAlgError, cholesky
 
-from pvq_ref.errors import DomainError, DTypeError, NonFiniteError, ShapeError
+from pvq_ref.errors import ArgumentError, DomainError, DTypeError, NonFiniteError, ShapeError
 from pvq_ref.gain import Floats
 from pvq_ref.jit import kernel
 from pvq_ref.rotation import Rotation
@@ -144,3 +144,13 @@ def curvature(
             "use more of it, or more tokens"
         ) from None
     return Curvature(h, np.asfortranarray(lower[::-1, ::-1]), added, unit)
+
+
+def layer_curvature(
+    name: str, hessian: ArrayLike, cols: int, rotation: Rotation | None, damping: float
+) -> Curvature:
+    """Return the curvature of a layer, whose name errors then tell; see `curvature`."""
+    try:
+        return curvature(hessian, cols, rotation, damping)
+    except ArgumentError as error:
+        raise type(error)(f"inputs of {name!r}: {error}") from None

@@ -14,7 +14,7 @@ from pvq_ref.checkpoint import (
     run,
 )
 from pvq_ref.compensated import Feedback, Losses, encode
-from pvq_ref.curvature import Curvature, curvature
+from pvq_ref.curvature import Curvature, layer_curvature
 from pvq_ref.encoding import RowReader
 from pvq_ref.errors import ModelError
 from pvq_ref.hessians import Hessians, layer_of
@@ -55,7 +55,10 @@ class HessianEncoder:
             cols = t.entry.shape[-1]
             hessian = self._hessians.read(layer_of(name), cols)
             with threadpool_limits(1):
-                self._last = key, curvature(hessian, cols, coding.rotation, self._how.damping)
+                self._last = (
+                    key,
+                    layer_curvature(name, hessian, cols, coding.rotation, self._how.damping),
+                )
         tensor, self.losses[name] = encode(
             read,
             t.entry.shape,

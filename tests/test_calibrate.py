@@ -24,6 +24,7 @@ from pvq_ref.calibrated import (  # noqa: E402
 )
 from pvq_ref.cli import main  # noqa: E402
 from pvq_ref.compensated import Feedback  # noqa: E402
+from pvq_ref.curvature import layer_curvature  # noqa: E402
 from pvq_ref.hessians import Hessians  # noqa: E402
 from pvq_ref.language_model import load, load_tokenizer  # noqa: E402
 from pvq_ref.model import open_model  # noqa: E402
@@ -323,6 +324,23 @@ def test_allocation_keeps_the_size_and_helps(folder, text, tmp_path):
     assert again.compressed_size <= SETTINGS.bits * plan.weights / 8
 
 
+def test_allocation_leaves_the_head_its_own_rate(text, tmp_path):
+    make_llama(tmp_path / "model", tied=False)
+    model = open_model(tmp_path / "model")
+    plan = make_plan(model, replace(SETTINGS, embed_bits=6.0))
+    assert "lm_head.weight" in {t.entry.name for t in plan.compressed}
+    rates = allocated(model, plan, Calibration(text), lambda line: None)
+    assert len(rates) == 14
+    assert all(".layers." in name for name in rates)
+
+
+def test_a_hessian_that_can_not_be_used_is_told_with_its_layer():
+    with pytest.raises(
+        errors.DomainError, match=r"inputs of 'a\.weight': hessian must be positive"
+    ):
+        layer_curvature("a.weight", np.ones((4, 4)), 4, None, 0.0)
+
+
 def test_the_command_line_calibrates_and_keeps_a_plan(folder, tmp_path, capsys):
     arguments = [
         "compress", str(folder / "model"), str(tmp_path / "out"), "--bits", "4", "--group", "8",
@@ -343,6 +361,9 @@ def test_the_command_line_calibrates_and_keeps_a_plan(folder, tmp_path, capsys):
 
 def test_the_command_line_refuses_what_does_not_fit_together(folder, tmp_path, capsys):
     base = ["compress", str(folder / "model"), str(tmp_path / "out")]
+    for option in (["--allocate"], ["--resume"], ["--tune", "1"]):
+        assert main([*base, *option]) == 2
+        assert "--calibrate" in capsys.readouterr().err
     assert main([*base, "--allocate"]) == 2
     assert "--calibrate" in capsys.readouterr().err
     (tmp_path / "plan.json").write_text("{}")
