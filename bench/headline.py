@@ -79,7 +79,7 @@ def row(name: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
         f"{mean(ratios):.4f}{spread}",
         f"{mean(one['kl_divergence'] for one in measured):.4f}",
         f"{100 * mean(one['top_token_agreement'] for one in measured):.2f} %",
-        f"{100 * mean(one['model'] for one in accuracy):.2f} %",
+        f"{100 * mean(one['accuracy'] for one in accuracy):.2f} %",
         f"{100 * mean(one['ratio'] for one in accuracy):.2f} %",
         f"{100 * mean(one['difference_standard_error'] for one in accuracy):.2f}",
         f"{mean(c['seconds'] for c, _ in seeds):.0f}",
@@ -100,14 +100,20 @@ def page(results: Path, path: Path) -> None:
         compress = json.loads((results / file.name.replace("evaluate", "compress")).read_text())
         key = float(bits), int(group[1:]), variant
         found.setdefault(key, []).append((compress, json.loads(file.read_text())))
+    if not found:
+        raise SystemExit(f"{results} must hold results of an earlier run")
     order = list(VARIANTS)
-    rows = [
-        row(f"{key[0]:g}, n = {key[1]}, {key[2]}", found[key])
-        for key in sorted(found, key=lambda key: (*key[:2], order.index(key[2])))
-    ]
+    named = {
+        f"{bits:g}, n = {group}, {variant}": found[bits, group, variant]
+        for bits, group, variant in sorted(found, key=lambda key: (*key[:2], order.index(key[2])))
+    }
+    rows = [row(name, seeds) for name, seeds in named.items()]
+    first = next(iter(named.values()))
+    of_tasks = [original_row(first), *[tasks_row(*one) for one in named.items()]]
     told = json.loads((results / "run.json").read_text())
-    first = next(iter(found.values()))[0]
-    seen, scored = first[0]["report"]["calibration"]["tokens_seen"], first[1]["tokens"]
+    compressed, evaluated = first[0]
+    seen, scored = compressed["report"]["calibration"]["tokens_seen"], evaluated["tokens"]
+    of_original = evaluated["against"]["perplexity"]
     tasks = ", ".join(TASKS)
     text = f"""# What a calibrated model still knows
 
@@ -115,15 +121,48 @@ Made by `{told["command"]}` on {told["machine"]}; the page by `bench/headline.py
 Model: {told["model"]}. Calibration: {seen:,} tokens of the first half of wiki.txt, drawn by the
 seed; evaluation: the second half ({scored:,} scored tokens, windows of 512) and at most
 {told["items"]} items each of {tasks}.
+The original's perplexity is {of_original:.3f}. Only layers within blocks are compressed, embeddings
+stay as they are; the rate is that of all that the file stores for those layers.
 Figures are means over seeds, ± the standard deviation over seeds. The accuracy is the mean over the
 five tasks; the standard error of its difference from the original's is paired, of one seed.
 
 {report.table(HEAD, rows)}
 
+## Task by task
+
+Accuracy in percent, a mean over seeds; in brackets the difference from the original's with its
+paired standard error of one seed.
+
+{report.table(("", *TASKS), of_tasks)}
+
+## Variants
+
 `feedback` is `pvq-ref compress --calibrate`; `allocated` adds `--allocate`, and `tuned` adds
 `--tune 3` to that.
 """
     report.write_page(path, text)
+
+
+def tasks_row(name: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
+    """Return the accuracy of each task, a mean over seeds, and the distance from the original."""
+    cells = [name]
+    for number, task in enumerate(TASKS):
+        ours = [evaluated["tasks"][number] for _, evaluated in seeds]
+        beside = [evaluated["against"]["tasks"][number] for _, evaluated in seeds]
+        assert {one["name"] for one in ours + beside} == {task}
+        difference = mean(one["accuracy_difference"] for one in beside)
+        error = mean(one["accuracy_difference_standard_error"] for one in beside)
+        cells.append(
+            f"{100 * mean(one['accuracy'] for one in ours):.2f} "
+            f"({100 * difference:+.2f} ± {100 * error:.2f})"
+        )
+    return cells
+
+
+def original_row(seeds: Sequence[tuple[Any, Any]]) -> list[str]:
+    """Return the accuracies of the original."""
+    tasks = seeds[0][1]["against"]["tasks"]
+    return ["original", *[f"{100 * one['accuracy']:.2f}" for one in tasks]]
 
 
 def machine(device: str) -> str:

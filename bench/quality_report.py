@@ -115,6 +115,30 @@ def over_seeds(found: Sequence[Result]) -> str:
     return report.table(head, rows) if rows else ""
 
 
+PAIRS = (
+    ("pvq-3.25-one-pass", "pvq-3.25-one-pass-plain", "weighted search"),
+    ("pvq-3.25-one-pass-sweeps4", "pvq-3.25-one-pass", "four sweeps"),
+)
+
+
+def by_layer(found: Sequence[Result]) -> str:
+    """Return what two choices bring in each layer, on the same Hessians."""
+    known = {name(result): result["losses"] for result in found if "losses" in result}
+    rows = []
+    for ours, others, what in PAIRS:
+        if ours in known and others in known:
+            before, after = known[others], known[ours]
+            ratios = sorted(after[layer] / before[layer] for layer in before)
+            rows.append(
+                [
+                    what, str(len(ratios)), f"{mean(ratios):.4f}", f"{ratios[0]:.4f}",
+                    f"{ratios[-1]:.4f}", str(sum(one < 1 for one in ratios)),
+                ]
+            )  # fmt: skip
+    head = ["", "layers", "mean ratio of losses", "least", "most", "layers that gain"]
+    return report.table(head, rows) if rows else ""
+
+
 # ---------------------------------------------------------------- the page
 
 
@@ -135,6 +159,16 @@ The best of each family with {ABOVE[0]} to {ABOVE[1]} bits more than PVQ, whatev
     if seeds:
         parts.append(
             f"## Over seeds\n\nWhat windows calibration sees, and nothing else.\n\n{seeds}"
+        )
+    layers = by_layer(main)
+    if layers:
+        parts.append(
+            f"""## Layer by layer
+
+The loss of a layer with a choice, over that without it, on the same Hessians (one pass): weighted
+search over plain, and sweeps over none.
+
+{layers}"""
         )
     parts.append(
         f"""## All configurations
