@@ -195,7 +195,7 @@ def main() -> None:
     (given.results / "models").mkdir(parents=True, exist_ok=True)
     told = {
         "command": f"python bench/headline.py MODEL TEXTS RESULTS --device {given.device}",
-        "machine": machine(given.device), "model": given.model.name, "items": given.items,
+        "machine": machine(given.device), "model": report.noted(given.model), "items": given.items,
     }  # fmt: skip
     (given.results / "run.json").write_text(json.dumps(told), encoding="utf-8")
     for bits in given.bits or (3.25,):

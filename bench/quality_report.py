@@ -170,18 +170,14 @@ search over plain, and sweeps over none.
 
 {layers}"""
         )
-    parts.append(
-        f"""## All configurations
+    if main:
+        parts.append(
+            f"""## All configurations
 
-Names are those of bench/quality_list.py. *bits* are bits per weight of all that a file stores of
-the coded layers. *±* is the standard error over windows, paired with the original's. *KL* is the
-mean divergence of the next token's distribution from the original's, in nats. *loss* is the mean
-over layers of tr(E H Eᵀ) / tr(W H Wᵀ); W and H depend on what the layers before have become, so
-that it compares configurations of one pass only. *s* are the seconds that calibration and coding
-took, of a process that may have shared its machine.
+Names are those of bench/quality_list.py.
 
 {full_table(main)}"""
-    )
+        )
     if wide:
         parts.append(
             f"""## Windows of 1024
@@ -193,8 +189,13 @@ Hessians of one pass over the original model, windows of 1024 in calibration and
     return "\n\n".join(parts)
 
 
-def page(found: Sequence[Result], picture: str) -> str:
+def page(found: Sequence[Result], picture: str | None) -> str:
     """Return the result page."""
+    shown = f"""![Perplexity above the original's, against bits per weight]({picture})
+
+Points are configurations, lines pass through the best ones of a family; the scale is logarithmic.
+
+"""
     first = found[0]
     asked = first["asked"]
     calibrated = sorted({r["asked"]["calibration"]["tokens"] for r in found if "losses" in r})
@@ -211,13 +212,16 @@ Every linear layer inside the blocks is coded, block by block, with PVQ and with
 on the same layers and the same Hessians (`bench/quality.py`). Calibration sees {seen} tokens of the
 first half of a text, and perplexity is that of {measured}, in windows of {window}.
 
-![Perplexity above the original's, against bits per weight]({picture})
-
-Points are configurations, lines pass through the best ones of a family; the scale is logarithmic.
-
-{sections(found)}
+{shown if picture else ""}{sections(found)}
 
 ## How it was measured
+
+*bits* are bits per weight of all that a file stores of the coded layers. *±* is the standard error
+over windows, paired with the original's. *KL* is the mean divergence of the next token's
+distribution from the original's, in nats. *loss* is the mean over layers of
+tr(E H Eᵀ) / tr(W H Wᵀ); W and H depend on what the layers before have become, so that it compares
+configurations of one pass only. *s* are the seconds that calibration and coding took, of a process
+that may have shared its machine.
 
     python bench/quality.py MODEL TEXT RESULTS
     {report.command(__file__)}
@@ -253,8 +257,9 @@ def main() -> None:
     if given.markdown is not None:
         picture = given.markdown.with_suffix(".svg")
         points = [Point(r["family"], r["file_rate"], ratio(r)) for r in found if r["family"]]
-        report.write_page(given.markdown, page(found, picture.name))
-        save_svg(draw(points), picture)
+        report.write_page(given.markdown, page(found, picture.name if points else None))
+        if points:
+            save_svg(draw(points), picture)
 
 
 def order(result: Result) -> tuple[int, str]:

@@ -1,6 +1,5 @@
 """One configuration of quality.py: code a model block by block, and measure what it has become."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +35,7 @@ class Bench:
         threadpool_limits(threads)
         torch.set_num_threads(threads)
         model = open_model(folder)
-        self.note = noted(folder)
+        self.note = report.noted(folder)
         entries = [one.entry for one in make_plan(model, Settings()).compressed]
         self.dtypes = {one.name: one.dtype for one in entries}
         self.text, self.threads = text, threads
@@ -143,16 +142,6 @@ class Bench:
 def _none_left(names: set[str]) -> None:
     if names:
         raise SystemExit(f"every layer must be in a block that runs, got {min(names)} outside")
-
-
-def noted(folder: Path) -> str:
-    """Return what a folder that a script of bench/ made says of itself, or its name."""
-    source = folder / "SOURCE.json"
-    known = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
-    if "note" not in known:
-        return folder.resolve().name
-    turned = "" if known.get("rotate") is None else f", --rotate {known['rotate']}"
-    return f"{known['note']}{turned}"
 
 
 def _stated(one: Estimate) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the result pages share: tables, and what a page says of its own making."""
 
+import json
 import platform
 import shlex
 import sys
@@ -17,6 +18,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def command(script: str) -> str:
     """Return the command that this process was started with, seen from the folder above bench/."""
     return shlex.join(["python", f"bench/{Path(script).name}", *sys.argv[1:]])
+
+
+def noted(folder: Path) -> str:
+    """Return what a folder that a script of bench/ made says of itself, or its name."""
+    source = folder / "SOURCE.json"
+    known = json.loads(source.read_text(encoding="utf-8")) if source.is_file() else {}
+    if "note" not in known:
+        return folder.resolve().name
+    turned = "" if known.get("rotate") is None else f", --rotate {known['rotate']}"
+    return f"{known['note']}{turned}"
 
 
 def versions(*packages: str) -> dict[str, str]:
