@@ -91,9 +91,9 @@ def model_files(folder: Path, weights: list[str]) -> list[str]:
         if real in seen:
             continue
         seen.add(real)
-        for one in os.scandir(folder / below):
-            if one.name.startswith("."):
-                continue
+        with os.scandir(folder / below) as entries:
+            visible = [one for one in entries if not one.name.startswith(".")]
+        for one in visible:
             name = f"{below}/{one.name}" if below else one.name
             if one.is_symlink() and not _is_below(os.path.realpath(one.path), roots):
                 raise ModelError(

@@ -112,7 +112,7 @@ def open_model(path: str | Path) -> Model:
         for name in others
         if name.endswith(OTHER_WEIGHTS) or ("/" not in name and name.endswith(stale))
     )
-    config = _read_object(path / CONFIG) if os.path.isfile(path / CONFIG) else {}
+    config = _read_object(path / CONFIG) if os.path.lexists(path / CONFIG) else {}
     side_files = tuple(name for name in others if name not in left_out)
     for name in side_files:
         if not os.path.isfile(path / name):
