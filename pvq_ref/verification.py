@@ -133,6 +133,9 @@ class _Original:
         self.entries = {entry.name: (file, entry) for file, entry in model.entries()}
         self.unseen = set(self.entries)
 
+    def _reader(self, file: str) -> Reader:
+        return Reader(self.model.file(file), self.model.headers[file])
+
     def find(self, name: str, dtype: str, shape: tuple[int, ...]) -> tuple[str, Entry] | None:
         """Return where a tensor is, or None, with a problem, if it isn't there as it should be."""
         self.unseen.discard(name)
@@ -150,7 +153,7 @@ class _Original:
         found = self.find(name, mine.dtype, mine.shape)
         if found is None:
             return
-        with Reader(self.model.file(found[0])) as other:
+        with self._reader(found[0]) as other:
             pairs = zip(reader.chunks(name), other.chunks(name), strict=True)
             if not all(np.array_equal(a, b) for a, b in pairs):
                 self.report.problems.append(f"tensor {name!r} differs from the original")
@@ -165,7 +168,7 @@ class _Original:
             for _ in ranges:
                 pass
             return
-        with Reader(self.model.file(found[0])) as other:
+        with self._reader(found[0]) as other:
             for start, rows in ranges:
                 source = other.read_rows(name, start, start + len(rows)).astype(np.float64)
                 error += float(np.sum((source - rows.astype(np.float64)) ** 2))
