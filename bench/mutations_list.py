@@ -51,7 +51,7 @@ MUTATIONS = [
              "high - edges[at + _ONE] - np.uint64(low < edges[at])", "high - edges[at + _ONE]",
              RANK),
     Mutation("finding.py", "guesses that are too far",
-             "smallest, \"right\") - 1)", "smallest, \"right\"))", RANK),
+             "edges, smallest, \"right\") - 1, 0)", "edges, smallest, \"right\"), 0)", RANK),
     Mutation("fischer.py", "signs swapped on the way back",
              "magnitude if found[i] & _ONE else -magnitude",
              "-magnitude if found[i] & _ONE else magnitude", RANK),
