@@ -25,7 +25,7 @@ import fuzz_seeds
 import fuzz_workers
 import report
 from fuzz_mutations import case
-from fuzz_reading import Broken, check_command, clear, commands, read, subject, write
+from fuzz_reading import SECONDS, Broken, check_command, clear, commands, read, subject, write
 from fuzz_workers import Campaign
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,8 +104,8 @@ def page(done: Campaign, flips: fuzz_flips.Flips, ended: Counter[str]) -> str:
 every way: compressed files and folders, files of Hessians, plan files, task files. Bytes were
 changed blindly, or JSON, offsets and payloads by what they mean, mostly with right hashes made
 again. Each worker had {fuzz_workers.MEMORY >> 20} MiB of memory beyond what it began with, and a
-case that ends in an error had {fuzz_workers.SECONDS:g} s of processor time, all ways together.
-What held for every case:
+call that ends in an error or problems had {SECONDS:g} s of processor time. What held for every
+case:
 
 - nothing but the errors below was raised: no crash, no hang, no other exception;
 - decompress gives an output exactly where verify has no problem with a file, and leaves nothing

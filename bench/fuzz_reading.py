@@ -9,6 +9,7 @@ import os
 import runpy
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from pvq_ref.model import open_model
 from pvq_ref.tasks import read_task
 from pvq_ref.verification import verify
 
-READ = "read"  # no error
+READ, PROBLEMS = "read", "problems"  # no error; a report of verify that isn't empty
+SECONDS = 2.0  # of processor time
 EXPECTED = (FormatError, ModelError, CapacityError)
 CODES = (0, 1, 3)  # of the command line: done, an error, a report with problems
 
@@ -47,32 +49,41 @@ def subject(seed: Seed, folder: Path) -> Path:
 
 
 def outcome(call: Callable[[], Any]) -> str:
-    """Return the class of the error that a call raises, or READ; Broken for others."""
+    """Return the class of the error that a call raises, or READ; Broken for others.
+
+    Right inputs take as long as it takes to decode them, errors and problems come in SECONDS.
+    """
+    began = time.process_time()
+    kind = _class_of(call)
+    took = time.process_time() - began
+    if took > SECONDS and kind != READ:
+        raise Broken(f"{took:.1f} s before {kind}")
+    return kind
+
+
+def _class_of(call: Callable[[], Any]) -> str:
     try:
-        call()
+        problems = call()
     except EXPECTED as error:
         if len(str(error)) > 2000:
             raise Broken(f"a message of {len(str(error))} characters") from error
         return type(error).__name__
     except PVQError as error:
         raise Broken(f"{type(error).__name__} is no error of a file: {error}") from error
-    return READ
+    return PROBLEMS if problems else READ
 
 
 def _model(path: Path, out: Path) -> dict[str, str]:
     """Read a file or folder: inspect, verify, load, decompress."""
-    problems: list[str] = []
     found = {
-        "inspect": outcome(lambda: describe(open_model(path)).lines()),
-        "verify": outcome(lambda: problems.extend(verify(path, threads=1).problems)),
-        "load": outcome(lambda: load(path)),
+        "inspect": outcome(lambda: describe(open_model(path)).lines() is None),
+        "verify": outcome(lambda: verify(path, threads=1).problems),
+        "load": outcome(lambda: load(path) is None),
         "decompress": outcome(lambda: decompress(path, out, threads=1)),
     }
-    accepted = found["verify"] == READ and not problems
-    if found["verify"] == READ and problems:
-        found["verify"] = "problems"
+    accepted = found["verify"] == READ
     if path.is_file() and accepted != (found["decompress"] == READ):
-        raise Broken(f"verify and decompress disagree: {found}, {problems}")
+        raise Broken(f"verify and decompress disagree: {found}")
     if accepted and READ not in (found["inspect"], found["load"]):
         raise Broken(f"verify accepts what can't be read: {found}")
     if found["inspect"] != READ and found["decompress"] == READ:
@@ -97,8 +108,8 @@ def read(seed: Seed, path: Path, out: Path) -> dict[str, str]:
         return _model(path, out)
     calls = {
         HESSIANS: lambda: _hessians(path),
-        PLAN: lambda: read_rates(path),
-        TASK: lambda: read_task(path),
+        PLAN: lambda: read_rates(path) is None,
+        TASK: lambda: read_task(path) is None,
     }
     return {seed.kind: outcome(calls[seed.kind])}
 

@@ -267,6 +267,16 @@ def test_large_tables_and_long_rows_keep_the_promise(good, tmp_path):
     assert found["blocked"]["decompress"] == "PayloadError"
 
 
+def test_no_tensor_is_compressed_that_would_not_be_read(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {"w": rng.standard_normal((8, 64)).astype(np.float16),
+               "long": np.zeros((2, MAX_COLS + 1), np.float16)}  # fmt: skip
+    save_file(tensors, tmp_path / "m")
+    compress(tmp_path / "m", tmp_path / "c", 4)
+    assert describe(open_model(tmp_path / "c")).tensors.keys() == {"w"}
+    assert verify(tmp_path / "c").problems == []
+
+
 def test_many_pyramids_of_one_file_take_no_time():
     """A header within its limit has room for thousands, each of which takes milliseconds."""
     one = [Allotment(Grid(1, 4096, 4096), 2**31 - 1, 0, 0)]
