@@ -7,12 +7,12 @@ byte each tensor takes the rate of least S e + λ size; λ is the least one at w
 (Everett 1963; Shoham and Gersho 1988).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pvq_ref.errors import ModelError, OutputError
+from pvq_ref.folders import read_json
 from pvq_ref.model import write_json
 from pvq_ref.output import whole
 from pvq_ref.plan import Plan, Settings
@@ -88,16 +88,17 @@ def write_rates(path: Path, rates: Mapping[str, float], bits: float) -> None:
 
 
 def read_rates(path: Path) -> dict[str, float]:
-    """Read a plan file. Raises ModelError."""
+    """Read a plan file. Raises ModelError, OutputError."""
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path)
     except OSError as error:
         raise OutputError(f"the plan {path} can't be read: {error}") from error
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"the plan {path} must be JSON: {error}") from None
     rates = value.get("rates") if isinstance(value, dict) else None
-    if not isinstance(rates, dict) or not all(
-        isinstance(rate, int | float) and not isinstance(rate, bool) for rate in rates.values()
-    ):
+    if not isinstance(rates, dict) or not all(map(_is_rate, rates.values())):
         raise ModelError(f"the plan {path} must have an object `rates` of names and numbers")
-    return {str(name): float(rate) for name, rate in sorted(rates.items())}
+    return {name: float(rate) for name, rate in sorted(rates.items())}
+
+
+def _is_rate(value: object) -> bool:
+    """Whether a value is a number that binary64 holds; its range is checked with the plan."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1 << 53

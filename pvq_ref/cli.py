@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pvq_ref.arguments import USAGE, parser
-from pvq_ref.printing import Bar, announce_compilation, emit, say
+from pvq_ref.printing import Bar, announce_compilation, emit, printable, say
 
 OK, FAILED, UNVERIFIED, INTERRUPTED = 0, 1, 3, 130
 
@@ -103,7 +103,7 @@ def _verify(args: argparse.Namespace) -> int:
     if report.mean_db is not None:
         say(args, f"mean over {len(report.errors)} tensors: {report.mean_db:.2f} dB")
     for problem in report.problems:
-        print(f"pvq-ref: {problem}", file=sys.stderr)
+        print(f"pvq-ref: {printable(problem)}", file=sys.stderr)
     if not report.problems:
         say(
             args,
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         print("pvq-ref: memory doesn't suffice for this", file=sys.stderr)
         return FAILED
     except (PVQError, OSError) as error:
-        print(f"pvq-ref: {error}", file=sys.stderr)
+        print(f"pvq-ref: {printable(str(error))}", file=sys.stderr)
         if isinstance(error, OSError):
             _drop_stdout()
         return USAGE if isinstance(error, DomainError) else FAILED

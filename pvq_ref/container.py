@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.errors import HeaderError, OutputError
+from pvq_ref.folders import MAX_DEPTH, is_deep, open_regular
 
-MAX_HEADER = 100_000_000
+MAX_HEADER = 100_000_000  # bytes (spec section 12)
+FREE_HEADER = 1 << 21  # bytes of a header that the size of the data doesn't limit
 BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
     "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16,
@@ -78,12 +80,24 @@ def parse_json(text: bytes | str, what: str) -> Any:
 
     try:
         value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
-        json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
-        return value
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # type: ignore[operator]
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no character
     except HeaderError:
         raise
     except (ValueError, RecursionError) as error:
         raise HeaderError(f"{what} must be JSON: {error}") from None
+    if is_deep(value):
+        raise HeaderError(f"{what} must have at most {MAX_DEPTH} values in each other")
+    return value
+
+
+def header_limit(data: int) -> int:
+    """Return the most bytes that a header may have before `data` bytes (spec section 12).
+
+    Reading takes many times the memory of a header, and no model needs one that isn't far smaller
+    than its weights.
+    """
+    return min(MAX_HEADER, FREE_HEADER + data // 16)
 
 
 def _is_count(value: object) -> bool:
@@ -103,7 +117,7 @@ def _entry(name: str, raw: object) -> Entry:
     start, stop = offsets
     if (stop - start) * 8 != prod(shape) * BITS[dtype]:
         raise HeaderError(
-            f"entry {name!r:.80} must have the bytes of {dtype} {shape}, got {stop - start}"
+            f"entry {name!r:.80} must have the bytes of {dtype} {shape!s:.200}, got {stop - start}"
         )
     return Entry(name, dtype, tuple(shape), start, stop)
 
@@ -124,13 +138,19 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Read and check a header, and nothing else of the file. Raises HeaderError, OSError."""
-    with path.open("rb") as file:
+    with open_regular(path, HeaderError) as file:
         total = os.fstat(file.fileno()).st_size
         head = file.read(8)
         length = int.from_bytes(head, "little")
-        if len(head) < 8 or length > min(MAX_HEADER, total - 8):
+        if len(head) < 8 or length > total - 8:
             raise HeaderError(
                 f"{path.name} must be a safetensors file, got a header of {length} bytes in {total}"
+            )
+        limit = header_limit(total - 8 - length)
+        if length > limit:
+            raise HeaderError(
+                f"the header of {path.name} must have at most {limit} bytes before "
+                f"{total - 8 - length} of data, got {length}"
             )
         text = file.read(length)
     if len(text) < length:
@@ -164,12 +184,16 @@ def _by_offset(entry: Entry) -> tuple[int, int]:
 
 
 class Reader:
-    """An open file. Reads may come from several threads at once."""
+    """An open file. Reads may come from several threads at once.
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    A header that has been read and checked is given where there is one, so that no other takes its
+    place if the file changes.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], header: Header | None = None) -> None:
         self.path = Path(path)
-        self.header = read_header(self.path)
-        self._file = self.path.open("rb")
+        self.header = read_header(self.path) if header is None else header
+        self._file = open_regular(self.path, HeaderError)
 
     def __enter__(self) -> "Reader":
         return self
@@ -240,8 +264,9 @@ def header_bytes(entries: dict[str, Entry], metadata: dict[str, str], size: int 
         header["__metadata__"] = metadata
     text = canonical_json(header).encode()
     text += b" " * max(size - 8 - len(text), -len(text) % 8)
-    if len(text) > MAX_HEADER:
-        raise OutputError(f"the header must have at most {MAX_HEADER} bytes, got {len(text)}")
+    limit = header_limit(max((entry.stop for entry in entries.values()), default=0))
+    if len(text) > limit:
+        raise OutputError(f"the header must have at most {limit} bytes, got {len(text)}")
     return len(text).to_bytes(8, "little") + text
 
 

@@ -7,6 +7,7 @@ Everything that depends on the constraint sum |y_i| = k is here and in `pvq_ref.
 constraint brings other counts.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import accumulate
 
@@ -81,10 +82,11 @@ def most_pulses(n: int, width: int) -> int:
     return low
 
 
-def half_counts(n: int, k: int) -> list[list[int]]:
-    """Return U(l,j) for l = 0 … n and j = 0 … k+1."""
-    rows = [[1] + [0] * (k + 1)]
+def half_counts(n: int, k: int) -> Iterator[list[int]]:
+    """Yield U(l,j) for j = 0 … k+1, for l = 0 … n."""
+    row = [1] + [0] * (k + 1)
+    yield row
     for _ in range(n):
-        above = rows[-1]
-        rows.append(list(accumulate((above[j] + above[j + 1] for j in range(k + 1)), initial=0)))
-    return rows
+        above = row
+        row = list(accumulate((above[j] + above[j + 1] for j in range(k + 1)), initial=0))
+        yield row

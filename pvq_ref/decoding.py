@@ -8,13 +8,16 @@ from numpy.typing import DTypeLike, NDArray
 from pvq_ref.counting import bits
 from pvq_ref.errors import IndexRangeError, PayloadError
 from pvq_ref.gain import Floats
-from pvq_ref.groups import Part, parts, rows_per_range
+from pvq_ref.groups import RANGE, Part, parts, rows_per_range
 from pvq_ref.jit import kernel
 from pvq_ref.packing import unpack_from
-from pvq_ref.parallel import map_ranges
+from pvq_ref.parallel import map_ranges, thread_count
 from pvq_ref.ranking import check_indices, unrank_unchecked
+from pvq_ref.tables import FREE_COUNTS, check_tables
 from pvq_ref.tensor import DTYPES, PVQTensor, check_fields, dtype_name, round_to
 from pvq_ref.words import Words
+
+MAX_COLS = 1 << 21  # columns of what files hold: a row takes up to 80 bytes for each of them
 
 
 @kernel
@@ -60,17 +63,32 @@ def _amplitudes(t: PVQTensor, part: Part, start: int, stop: int) -> Floats:
     return amplitudes
 
 
+def _check_indices(t: PVQTensor, part: Part, start: int, stop: int) -> Words:
+    """Return the index fields of a part's groups; raise PayloadError if one isn't below V."""
+    index = _indices(t, part, start, stop)
+    try:
+        check_indices(index, part.n, part.k)
+    except IndexRangeError as error:
+        raise PayloadError(f"rows {start} to {stop - 1}: {error}") from None
+    return index
+
+
 def decode_groups(
     t: PVQTensor, part: Part, start: int, stop: int
 ) -> tuple[NDArray[np.int32], Floats]:
     """Return y and the amplitude of a part's groups in a range of rows, on the calling thread."""
+    index = _check_indices(t, part, start, stop)
     table = part.tables(t.coding)
-    index = _indices(t, part, start, stop)
-    try:
-        check_indices(index, table)
-    except IndexRangeError as error:
-        raise PayloadError(f"rows {start} to {stop - 1}: {error}") from None
     return unrank_unchecked(index, table, t.coding.order), _amplitudes(t, part, start, stop)
+
+
+def _check_before_tables(t: PVQTensor, rows: int) -> None:
+    """Check all indices whose tables take long to make, `rows` rows at a time."""
+    for part in parts(t.allotment):
+        if (part.n + 1) * (part.k + 2) > FREE_COUNTS:
+            check_tables(part.n, part.k, t.coding.order, t.coding.block)
+            for start in range(0, t.grid.rows, rows):
+                _check_indices(t, part, start, min(start + rows, t.grid.rows))
 
 
 def decode_rows(t: PVQTensor, start: int, stop: int) -> Floats:
@@ -82,11 +100,22 @@ def decode_rows(t: PVQTensor, start: int, stop: int) -> Floats:
     return out
 
 
+def decoding_steps(cols: int) -> tuple[int, int]:
+    """Return the rows that one thread decodes at a time, and how many threads may do so at once.
+
+    Short rows come in ranges that encoding has too; long ones take memory, so there are few.
+    """
+    rows = min(rows_per_range(cols), max(1, RANGE // cols))
+    return rows, max(1, 2 * MAX_COLS // (rows * cols))
+
+
 def decoded_ranges(
     t: PVQTensor, dtype: DTypeLike, threads: int | None
 ) -> Iterator[tuple[int, NDArray[np.floating]]]:
     """Yield (first row, rows of W) in order, each range rounded to dtype once."""
     check_fields(t)
+    rows, most = decoding_steps(t.grid.cols)
+    _check_before_tables(t, rows)
 
     def work(start: int, stop: int) -> tuple[int, NDArray[np.floating]]:
         x = decode_rows(t, start, stop)
@@ -94,7 +123,7 @@ def decoded_ranges(
             t.rotation.inverse(x)
         return start, round_to(x, np.dtype(dtype))
 
-    return map_ranges(work, t.grid.rows, rows_per_range(t.grid.cols), threads)
+    return map_ranges(work, t.grid.rows, rows, min(thread_count(threads), most))
 
 
 def dequantize(

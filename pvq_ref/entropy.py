@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.counting import bits, count
-from pvq_ref.decoding import decode_groups
-from pvq_ref.groups import Part, parts, rows_per_range
+from pvq_ref.decoding import decode_groups, decoding_steps
+from pvq_ref.groups import Part, parts
 from pvq_ref.packing import unpack_from
-from pvq_ref.parallel import map_ranges
+from pvq_ref.parallel import map_ranges, thread_count
 from pvq_ref.tensor import PVQTensor, check_fields
 
 MAX_STEPS = 1 << 33  # additions that the numbers N(b) may take: half a minute
@@ -141,7 +141,8 @@ def _part_entropy(
     def norms(start: int, stop: int) -> NDArray[np.int64]:
         return squared_norms(decode_groups(t, part, start, stop)[0])
 
-    step = rows_per_range(t.grid.cols)
+    step, most = decoding_steps(t.grid.cols)
+    threads = min(thread_count(threads), most)
     b = np.concatenate(list(map_ranges(norms, t.grid.rows, step, threads)))
     each = entropy_of_norms(part.n, part.k, b)
     return Entropy(

@@ -74,7 +74,8 @@ def guesses(values: Words, start: Starts, step: int) -> Guesses:
     last = step * np.arange(start.shape[1], dtype=np.uint64)
     length = (keys[start + last + _ONE] >> FRACTION).astype(np.int64)
     shift = np.maximum(length - bits, 0).astype(np.uint64)
-    row, guess, made = np.zeros(start.shape, np.uint32), [np.zeros((0, 1 << bits), int)], 0
+    dtype = np.uint16 if last[-1] < 1 << 16 else np.uint32
+    row, guess, made = np.zeros(start.shape, np.uint32), [np.zeros((0, 1 << bits), dtype)], 0
     for level in range(start.shape[0]):
         shared = start[level, 0] == start[level, -1]
         chosen, inverse = np.unique(shift[level], return_inverse=True)
@@ -82,17 +83,17 @@ def guesses(values: Words, start: Starts, step: int) -> Guesses:
             chosen, inverse = shift[level], np.arange(start.shape[1])
         smallest = np.where(cells > _ZERO, cells + (chosen[:, None] << FRACTION), _ZERO)
         first = start[level].astype(np.int64)
+        guess.append(np.empty(smallest.shape, dtype))
         if shared:
             edges = keys[first[0] : first[0] + int(last[-1]) + 1]
-            guess.append(np.searchsorted(edges, smallest, "right") - 1)
+            guess[-1][:] = np.maximum(np.searchsorted(edges, smallest, "right") - 1, 0)
         else:
             for j in range(start.shape[1]):
                 edges = keys[first[j] : first[j] + int(last[j]) + 1]
-                guess.append(np.searchsorted(edges, smallest[j : j + 1], "right") - 1)
+                guess[-1][j] = np.maximum(np.searchsorted(edges, smallest[j], "right") - 1, 0)
         row[level] = made + inverse
         made += len(chosen)
-    dtype = np.uint16 if last[-1] < 1 << 16 else np.uint32
-    return shift.astype(np.uint16), row, np.maximum(np.concatenate(guess), 0).astype(dtype)
+    return shift.astype(np.uint16), row, np.concatenate(guess)
 
 
 # ---------------------------------------------------------------- finding

@@ -132,7 +132,7 @@ def entropies(
     measured: dict[str, Entropy] = {}
     for file, header in model.headers.items():
         meta = parsing.parse(header)
-        with Reader(model.file(file)) as reader:
+        with Reader(model.file(file), header) as reader:
             for name, bare in meta.tensors.items():
                 try:
                     tensor = parsing.with_fields(reader, name, bare, meta)

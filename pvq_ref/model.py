@@ -1,6 +1,7 @@
 """A model on disk: one safetensors file, or a folder of them with its side files."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 
 from pvq_ref.container import Entry, Header, read_header
 from pvq_ref.errors import ModelError
-from pvq_ref.output import SUMS, files_below
+from pvq_ref.folders import model_files, read_json
+from pvq_ref.output import SUMS
 
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -45,10 +47,7 @@ class Model:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; unlike in headers, Python's NaN and Infinity are taken, as configs do."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} must be JSON: {error}") from None
+    value = read_json(path)
     if not isinstance(value, dict):
         raise ModelError(f"{path.name} must be a JSON object")
     return value
@@ -57,27 +56,39 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _weight_files(folder: Path) -> tuple[list[str], str | None]:
     """Return the names of the weight files of a folder, and of its index if it has one."""
     indices = sorted(path.name for path in folder.glob("*.safetensors.index.json"))
-    if not indices:
-        return sorted(path.name for path in folder.glob("*.safetensors")), None
-    index = INDEX if INDEX in indices else indices[0]
+    index = INDEX if INDEX in indices else next(iter(indices), None)
+    if index is None:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+    else:
+        names = _names_in_index(folder, index)
+    for name in names:
+        if not os.path.isfile(folder / name):  # a link to a file is one
+            raise ModelError(f"weight files must be there and be files, got {name!r:.200}")
+    return names, index
+
+
+def _names_in_index(folder: Path, index: str) -> list[str]:
+    """Return the weight files that an index names, all of them in its own folder."""
     weight_map = _read_object(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelError(f"{index} must have a weight_map")
-    names = sorted({str(name) for name in weight_map.values()})
-    for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ModelError(f"{index} must name safetensors files of its folder, got {name!r}")
-        if not (folder / name).is_file():
-            raise ModelError(f"{index} must name files that are there, got {name!r}")
-    return names, index
+    names = set()
+    for name in weight_map.values():
+        right = isinstance(name, str) and name.endswith(".safetensors") and name.isprintable()
+        if not right or "/" in name or "\\" in name:
+            raise ModelError(
+                f"{index} must name safetensors files of its folder, got {name!r:.200}"
+            )
+        names.add(name)
+    return sorted(names)
 
 
 def open_model(path: str | Path) -> Model:
     """Look at a model: a .safetensors file or a folder. Raises ModelError, HeaderError."""
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return Model(path, {path.name: read_header(path)})
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ModelError(f"the model must be a safetensors file or a folder, got {path}")
     names, index = _weight_files(path)
     if not names:
@@ -88,10 +99,12 @@ def open_model(path: str | Path) -> Model:
         for entry in header.entries:
             if entry in seen:
                 raise ModelError(
-                    f"tensor {entry!r} must be in one file, got {seen[entry]} and {file}"
+                    f"tensor {entry!r:.200} must be in one file, got {seen[entry]} and {file}"
                 )
             seen[entry] = file
-    others = [name for name in files_below(path) if name not in (*names, index, CONFIG, SUMS)]
+    others = [
+        name for name in model_files(path, names) if name not in (*names, index, CONFIG, SUMS)
+    ]
     # Safetensors in a subfolder belong to another part of the model, and are copied as they are.
     stale = (".safetensors", ".index.json")
     left_out = tuple(
@@ -99,8 +112,11 @@ def open_model(path: str | Path) -> Model:
         for name in others
         if name.endswith(OTHER_WEIGHTS) or ("/" not in name and name.endswith(stale))
     )
-    config = _read_object(path / CONFIG) if (path / CONFIG).is_file() else {}
+    config = _read_object(path / CONFIG) if os.path.lexists(path / CONFIG) else {}
     side_files = tuple(name for name in others if name not in left_out)
+    for name in side_files:
+        if not os.path.isfile(path / name):
+            raise ModelError(f"side files must be regular files, got {name!r:.200}")
     return Model(path, headers, index, config, side_files, left_out)
 
 

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pvq_ref.errors import MetadataError, OutputError
+from pvq_ref.folders import read_small
 
 SUMS = "SHA256SUMS"
+MAX_SUMS = 1 << 24  # bytes
 
 
 def _remove(path: Path) -> None:
@@ -138,12 +140,15 @@ def _unescaped(name: bytes) -> bytes:
 
 def read_sums(folder: Path) -> dict[str, str]:
     """Return the hashes that SHA256SUMS names. Raises MetadataError for lines of another form."""
-    sums = {}
-    for line in (folder / SUMS).read_bytes().split(b"\n")[:-1]:
+    sums: dict[str, str] = {}
+    for line in read_small(folder / SUMS, MAX_SUMS, MetadataError).split(b"\n")[:-1]:
         match = re.fullmatch(rb"(\\?)([0-9a-f]{64})  (.+)", line, re.DOTALL)
         if match is None:
             raise MetadataError(
                 f"{SUMS} must have a hash and a name in each line, got {line!r:.80}"
             )
-        sums[os.fsdecode(_unescaped(match[3]) if match[1] else match[3])] = match[2].decode()
+        name = os.fsdecode(_unescaped(match[3]) if match[1] else match[3])
+        if name in sums:
+            raise MetadataError(f"{SUMS} must name each file once, got {name!r:.80} again")
+        sums[name] = match[2].decode()
     return sums

@@ -23,7 +23,14 @@ from pvq_ref.container import (
     parse_json,
 )
 from pvq_ref.counting import MAX_NUMBER, ORDERS
-from pvq_ref.errors import HeaderError, IntegrityError, MetadataError, VersionError
+from pvq_ref.decoding import MAX_COLS
+from pvq_ref.errors import (
+    CapacityError,
+    HeaderError,
+    IntegrityError,
+    MetadataError,
+    VersionError,
+)
 from pvq_ref.gain import DESIGNS, FITTED, MAX_GAIN_BITS
 from pvq_ref.groups import Coding
 from pvq_ref.hadamard import MAX_BASE, Block, Construction, prime_power
@@ -38,6 +45,7 @@ from pvq_ref.metadata import (
 from pvq_ref.rates import Allotment, Grid
 from pvq_ref.rotation import MAX_SEED, Rotation
 from pvq_ref.tensor import DTYPES, PVQTensor
+from pvq_ref.widths import check_width, check_work
 
 MAX_GROUP = 4096
 
@@ -123,7 +131,7 @@ def _parse_rotation(raw: object, cols: int, what: str) -> Rotation | None:
 
 
 def _parse_tensor(name: str, raw: object) -> PVQTensor:
-    what = f"tensor {name!r}"
+    what = f"tensor {name!r:.80}"
     keys = [
         "shape",
         "dtype",
@@ -198,7 +206,8 @@ def _is_hash(value: object) -> bool:
 def parse(header: Header) -> FileMetadata:
     """Parse and check the metadata of a file, and the hash of its header.
 
-    Raises HeaderError, MetadataError, VersionError, IntegrityError, in spec section 11's order.
+    Raises HeaderError, MetadataError, VersionError, IntegrityError, in spec section 11's order, and
+    CapacityError for pyramids that would take long to count.
     """
     if not is_compressed(header):
         raise MetadataError("the metadata must have the key pvq: this file isn't compressed")
@@ -223,6 +232,9 @@ def parse(header: Header) -> FileMetadata:
     if not isinstance(o.raw["tensors"], dict):
         raise o.refuse("tensors", "an object")
     tensors = {name: _parse_tensor(name, value) for name, value in o.raw["tensors"].items()}
+    for name, t in tensors.items():
+        check_width(name, t.allotment, header.entries)
+    check_work([t.allotment for t in tensors.values()])
     stored = _check_entries(header, tensors)
     hashes = o.strings("sha256")
     if hashes.keys() != header.entries.keys() or not all(map(_is_hash, hashes.values())):
@@ -236,12 +248,13 @@ def _check_entries(header: Header, tensors: dict[str, PVQTensor]) -> set[str]:
     stored: set[str] = set()
     for name, t in tensors.items():
         if name in header.entries or name == "__metadata__":
-            raise MetadataError(f"tensor {name!r} must not be there both compressed and plain")
+            raise MetadataError(f"tensor {name!r:.80} must not be there both compressed and plain")
         for entry, dtype, shape in entries_of(name, t.shape, t.allotment):
             got = header.entries.get(entry)
             if got is None or entry in stored or (got.dtype, got.shape) != (dtype, shape):
                 raise MetadataError(
-                    f"entry {entry!r} must be there once, {dtype} of shape {shape}, got {got}"
+                    f"entry {entry!r:.80} must be there once, {dtype} of shape {shape}, "
+                    f"got {got!s:.200}"
                 )
             stored.add(entry)
     return stored
@@ -250,7 +263,9 @@ def _check_entries(header: Header, tensors: dict[str, PVQTensor]) -> set[str]:
 def check_hash(name: str, digest: str, meta: FileMetadata) -> None:
     """Raise IntegrityError if an entry's data isn't what was written."""
     if digest != meta.hashes[name]:
-        raise IntegrityError(f"entry {name!r} must have SHA-256 {meta.hashes[name]}, got {digest}")
+        raise IntegrityError(
+            f"entry {name!r:.80} must have SHA-256 {meta.hashes[name]}, got {digest}"
+        )
 
 
 def check_entry(reader: Reader, name: str, meta: FileMetadata) -> None:
@@ -262,7 +277,12 @@ def check_entry(reader: Reader, name: str, meta: FileMetadata) -> None:
 
 
 def with_fields(reader: Reader, name: str, bare: PVQTensor, meta: FileMetadata) -> PVQTensor:
-    """Return a tensor of an open file with its fields, hashes checked, values not yet."""
+    """Return a tensor of an open file with its fields, hashes checked, values not yet.
+
+    Raises CapacityError for rows that would take too much memory to decode.
+    """
+    if bare.grid.cols > MAX_COLS:
+        raise CapacityError(f"rows must have at most {MAX_COLS} columns, got {bare.grid.cols}")
     fields: dict[str, Any] = {}
     for part in PARTS:
         entry = f"{name}_{part}"

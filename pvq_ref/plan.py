@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 from pvq_ref.container import Entry
+from pvq_ref.decoding import MAX_COLS
 from pvq_ref.encoding import checked_design, coding_for
 from pvq_ref.errors import DomainError, ModelError
 from pvq_ref.groups import Coding
@@ -168,6 +169,8 @@ def _plan_tensor(file: str, entry: Entry, reason: str | None, settings: Settings
         reason, bits = None, settings.embed_bits
     if reason is not None:
         return TensorPlan(file, entry, None, reason)
+    if entry.shape[-1] > MAX_COLS:
+        return TensorPlan(file, entry, None, "rows too long to be read again")
     coding = settings.coding(entry.shape, settings.rates.get(entry.name, bits))
     if coding is None:
         return TensorPlan(file, entry, None, "nothing fits the rate")

@@ -77,7 +77,7 @@ def _words(args: Args) -> list[str]:
 def _half_count(args: Args) -> str:
     n = counting.checked_integer("n", args["n"], 0)
     k = counting.checked_integer("k", args["k"], 0)
-    return str(counting.half_counts(n, k)[n][k])
+    return str(list(counting.half_counts(n, k))[n][k])
 
 
 def _search(function: Callable[..., NDArray[np.int32]], args: Args) -> list[int]:

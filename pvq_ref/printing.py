@@ -6,10 +6,17 @@ import sys
 from typing import Any
 
 
+def printable(line: str) -> str:
+    """Return a line in which no name of a tensor or file can move the cursor or hide text."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
 def say(args: argparse.Namespace, *lines: str) -> None:
     """Print lines for people: on stdout, or on stderr where stdout carries JSON."""
     if not args.quiet:
-        print(*lines, sep="\n", file=sys.stderr if args.json else sys.stdout)
+        print(*map(printable, lines), sep="\n", file=sys.stderr if args.json else sys.stdout)
 
 
 def note(args: argparse.Namespace, line: str) -> None:

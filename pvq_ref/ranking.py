@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pvq_ref import blocked, fischer, opus, words
-from pvq_ref.counting import checked_integer
+from pvq_ref.counting import checked_integer, count
 from pvq_ref.errors import DTypeError, IndexRangeError, PyramidError, ShapeError
 from pvq_ref.jit import kernel
 from pvq_ref.parallel import map_ranges
@@ -76,14 +76,13 @@ def unrank_unchecked(index: Words, table: Tables, order: str) -> NDArray[np.int3
     return y
 
 
-def check_indices(index: Words, table: Tables) -> None:
+def check_indices(index: Words, n: int, k: int) -> None:
     """Raise IndexRangeError for the first index that isn't below V(n,k)."""
-    row = _first_above(index, table.last)
+    limit = count(n, k)
+    row = _first_above(index, words.from_integers([limit - 1], index.shape[1])[0])
     if row >= 0:
-        raise IndexRangeError(
-            f"index must be below V({table.n},{table.k}) = {words.to_integer(table.limit)}, "
-            f"got {words.to_integer(index[row])} in row {row}"
-        )
+        got = words.to_integer(index[row])
+        raise IndexRangeError(f"index must be below V({n},{k}) = {limit}, got {got} in row {row}")
 
 
 def _norms(y: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -175,7 +174,7 @@ def unrank(
     if array.ndim != 2 or array.shape[1] != table.words:
         raise ShapeError(f"index must be of shape (groups, {table.words}), got {array.shape}")
     array = np.ascontiguousarray(array)
-    check_indices(array, table)
+    check_indices(array, n, k)
 
     y = np.empty((len(array), n), np.int32)
 

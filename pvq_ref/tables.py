@@ -19,14 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref import words
-from pvq_ref.counting import ORDERS, count, half_counts, word_count
+from pvq_ref.counting import ORDERS, bits, count, half_counts, word_count
 from pvq_ref.errors import CapacityError, DomainError
 from pvq_ref.finding import Finder, Guesses, Starts, guesses
 from pvq_ref.jit import kernel
 from pvq_ref.words import Words
 
-MAX_TABLE_BYTES = 1 << 28  # above this a table is refused
-MAX_COUNTS = 1 << 22  # counts in a table, which are made as Python integers first
+MAX_TABLE_BYTES = 1 << 27  # above this a table is refused
+MAX_COUNTS = 1 << 20  # counts in a table, which are made as Python integers first
+FREE_COUNTS = 1 << 16  # a table of more is made only for what compression uses: 8 bits a weight
+MAX_RATE = 8
 MAX_STEPS = 1 << 34  # products of words that prefix sums take; (128, 6139), 8 bits, takes 2^33.1
 MAX_PREFIX_BYTES = 1 << 26  # above this prefix sums are stored at every second, fourth, … a only
 
@@ -127,6 +129,15 @@ def _prefix_count(levels: int, k: int, stride: int) -> int:
     return levels * (stride * whole * (whole + 1) // 2 + part * (whole + 1) + k + 1)
 
 
+def _stored_bytes(n: int, k: int, order: str, block: int) -> int:
+    """Return the bytes of a table, prefix sums and guesses aside."""
+    if order != "blocked" or n <= block:
+        return 8 * word_count(n, k) * (n + 1) * (1 if order == "opus" else 2) * (k + 1)
+    levels = -(-n // block) - 1
+    inside = 8 * word_count(block, k) * (block + 1) * 2 * (k + 1)
+    return inside + 8 * word_count(n, k) * levels * (k + 1)
+
+
 def check_tables(n: int, k: int, order: str, block: int) -> int:
     """Return the stride of the prefix sums that `tables` would store; count nothing else.
 
@@ -134,14 +145,20 @@ def check_tables(n: int, k: int, order: str, block: int) -> int:
     """
     if order not in ORDERS:
         raise DomainError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
-    _refuse_above_limit(n, k, 16 * (n + 1) * (k + 2))  # before V itself becomes too large
-    if (n + 1) * (k + 2) > MAX_COUNTS:
+    total = (n + 1) * (k + 2)
+    _refuse_above_limit(n, k, 16 * total)  # before V itself becomes too large
+    if total > MAX_COUNTS:
         raise CapacityError(
-            f"the tables of n = {n}, k = {k} must have at most {MAX_COUNTS} counts, "
-            f"got {(n + 1) * (k + 2)}"
+            f"the tables of n = {n}, k = {k} must have at most {MAX_COUNTS} counts, got {total}"
+        )
+    if total > FREE_COUNTS and (n < MAX_RATE or bits(n, k) > MAX_RATE * n):
+        raise CapacityError(
+            f"the tables of n = {n}, k = {k} must have at most {FREE_COUNTS} counts above "
+            f"{MAX_RATE} bits a weight, got {total}"
         )
     size = 8 * word_count(n, k)
-    _refuse_above_limit(n, k, 2 * size * (n + 1) * (k + 2))
+    stored = _stored_bytes(n, k, order, block)
+    _refuse_above_limit(n, k, stored)
     levels = -(-n // block) - 1 if order == "blocked" else 0
     steps = levels * k * k // 2 * word_count(min(n, block), k) * size // 8 if levels else 0
     if steps > MAX_STEPS:
@@ -151,7 +168,7 @@ def check_tables(n: int, k: int, order: str, block: int) -> int:
     stride = 1
     while _prefix_count(levels, k, stride) * size > MAX_PREFIX_BYTES and stride <= k:
         stride *= 2
-    _refuse_above_limit(n, k, _prefix_count(levels, k, stride) * size)
+    _refuse_above_limit(n, k, stored + _prefix_count(levels, k, stride) * size)
     return stride
 
 
@@ -159,37 +176,57 @@ def _widths(largest: list[int]) -> NDArray[np.int64]:
     return np.array([max(1, -(-number.bit_length() // 64)) for number in largest], np.int64)
 
 
-def _count_edges(half: list[list[int]], k: int, order: str, width: int) -> Edges:
-    """Return the edges of fischer or opus; half holds U(l,j) for l = 0 … and j = 0 … k+1."""
+def _edges(half: list[int], level: int, k: int, order: str) -> list[int]:
+    """Return a row of edges of fischer or opus; half holds U(level,j) for j = 0 … k+1."""
     if order == "opus":
-        rows, step = half, 1
-    else:
-        rows, step = [], 2
-        for row in half:
-            pairs = ((2 * row[j], row[j] + row[j + 1]) for j in range(k + 1))
-            rows.append([edge for pair in pairs for edge in pair])
-        rows[0] = [0] * (2 * k + 2)  # no coordinate is left there, so nothing is looked up
-    flat = words.from_integers([edge for row in rows for edge in row], width)
-    start = np.arange(len(rows), dtype=np.uint64)[:, None] * np.uint64(len(rows[0]))
-    start = np.ascontiguousarray(np.broadcast_to(start, (len(rows), k + 1)))
-    return Edges(flat, start, step, _widths([row[k] + row[k + 1] for row in half]))
+        return half
+    if level == 0:
+        return [0] * (2 * k + 2)  # no coordinate is left there, so nothing is looked up
+    return [edge for j in range(k + 1) for edge in (2 * half[j], half[j] + half[j + 1])]
 
 
-@lru_cache(64)
+def _count(
+    n: int, k: int, order: str, depth: int, after: list[int], width: int
+) -> tuple[Edges, Words]:
+    """Return the edges of `depth` coordinates, and V(m,j) for m in `after`: (…, k+1, words).
+
+    Python's integers take more memory than words, so only one row of them is there at a time.
+    """
+    step = 1 if order == "opus" else 2
+    per_row, words_inside = step * (k + 1) + step % 2, word_count(depth, k)
+    flat = np.empty(((depth + 1) * per_row, words_inside), np.uint64)
+    rest = np.empty((len(after), k + 1, width), np.uint64)
+    largest = []
+    for level, half in enumerate(half_counts(max([depth, *after]), k)):
+        if level <= depth:
+            place = slice(level * per_row, (level + 1) * per_row)
+            flat[place] = words.from_integers(_edges(half, level, k, order), words_inside)
+            largest.append(half[k] + half[k + 1])
+        if level in after:
+            full = [half[j] + half[j + 1] for j in range(k + 1)]
+            rest[after.index(level)] = words.from_integers(full, width)
+    start = np.arange(depth + 1, dtype=np.uint64)[:, None] * np.uint64(per_row)
+    start = np.ascontiguousarray(np.broadcast_to(start, (depth + 1, k + 1)))
+    return Edges(flat, start, step, _widths(largest)), rest
+
+
 def tables(n: int, k: int, order: str, block: int) -> Tables:
     """Return the tables of P(n,k) for one of the orders; block counts for blocked only.
 
-    Raises DomainError for an unknown order, CapacityError for tables above MAX_TABLE_BYTES.
+    Raises DomainError for an unknown order, CapacityError for tables above MAX_TABLE_BYTES. Few of
+    the large ones are kept: those of whole groups and of tails, which threads take in turns.
     """
+    kept = _large_tables if (n + 1) * (k + 2) > FREE_COUNTS else _small_tables
+    return kept(n, k, order, block)
+
+
+def _tables(n: int, k: int, order: str, block: int) -> Tables:
     stride = check_tables(n, k, order, block)
     blocked = order == "blocked" and n > block
     depth = block if blocked else n
     width = word_count(n, k)
-    half = half_counts(n, k)
-    counts = _count_edges(half[: depth + 1], k, order, word_count(depth, k))
     after = list(range(n - block, 0, -block)) if blocked else []  # coordinates after each block
-    full = [[half[m][j] + half[m][j + 1] for j in range(k + 1)] for m in after]
-    rest = words.from_integers([v for row in full for v in row], width).reshape(-1, k + 1, width)
+    counts, rest = _count(n, k, order, depth, after, width)
     runs = np.arange(k + 1, dtype=np.uint64) // np.uint64(stride) + np.uint64(2)
     ends = np.cumsum(np.tile(runs, len(after)), dtype=np.uint64)
     start = np.concatenate((np.zeros(1, np.uint64), ends))[:-1].reshape(len(after), k + 1)
@@ -200,3 +237,13 @@ def tables(n: int, k: int, order: str, block: int) -> Tables:
     if blocked:
         _fill_prefixes(prefix, start, rest, table.sizes, stride)
     return table
+
+
+_large_tables = lru_cache(2)(_tables)
+_small_tables = lru_cache(64)(_tables)
+
+
+def clear() -> None:
+    """Forget all tables that are kept."""
+    _large_tables.cache_clear()
+    _small_tables.cache_clear()

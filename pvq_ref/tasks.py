@@ -7,6 +7,7 @@
 Every item becomes pairs of a context and a continuation that a model scores.
 """
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from pvq_ref.errors import DomainError, ModelError
+from pvq_ref.folders import MAX_DEPTH, is_deep, open_regular
 
+MAX_LINE = 1 << 20  # characters
 CHOICE, CLOZE = "choice", "cloze"
 
 
@@ -41,10 +44,16 @@ class _Line:
 
     def __init__(self, where: str, text: str) -> None:
         self.where = where
+        if len(text) > MAX_LINE:
+            raise self.refuse(f"must have at most {MAX_LINE} characters")
         try:
             self.raw: Any = json.loads(text)
+            if "\\u" in text:
+                json.dumps(self.raw, ensure_ascii=False).encode()  # half a surrogate pair
         except (ValueError, RecursionError) as error:
             raise self.refuse(f"must be a JSON object: {error}") from None
+        if is_deep(self.raw):
+            raise self.refuse(f"must have at most {MAX_DEPTH} values in each other")
         if not isinstance(self.raw, dict):
             raise self.refuse(f"must be a JSON object, got {self.raw!r:.80}")
 
@@ -98,9 +107,9 @@ def read_task(path: str | PathLike[str], limit: int | None = None) -> Task:
     file = Path(path)
     items: list[Item] = []
     kind = ""
-    with file.open(encoding="utf-8") as lines:
+    with io.TextIOWrapper(open_regular(file), encoding="utf-8") as lines:
         try:
-            for number, text in enumerate(lines, 1):
+            for number, text in enumerate(iter(lambda: lines.readline(MAX_LINE + 1), ""), 1):
                 if len(items) == limit:
                     break
                 line = _Line(f"{file.name}, line {number},", text)

@@ -1,5 +1,6 @@
 """Verification: hashes, ranges, a full decode, and the error against the original."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 from pvq_ref import parsing
 from pvq_ref.container import Entry, Reader
 from pvq_ref.decoding import decoded_ranges
-from pvq_ref.errors import FormatError, ModelError
+from pvq_ref.errors import CapacityError, FormatError, ModelError
+from pvq_ref.folders import model_files
 from pvq_ref.model import Model, open_model
-from pvq_ref.output import SUMS, file_hash, files_below, read_sums
+from pvq_ref.output import SUMS, file_hash, read_sums
 from pvq_ref.tensor import DTYPES, PVQTensor
 
 Progress = Callable[[str, int], None]
@@ -80,7 +82,8 @@ def verify(
     Parameters: path; against, the original model, to which decoded tensors are compared in the type
     of the source, and untouched ones bit for bit; threads, all by default; progress, as in
     `compress`. Returns a Report, whose list of problems is empty if all is well. Raises ModelError
-    if there is nothing to verify; what is wrong with a file is a problem in the report.
+    if there is nothing to verify; what is wrong with a file is a problem in the report, and so is
+    what would take too much memory to decode.
     """
     report = Report()
     original = _Original(open_model(fspath(against)), report) if against is not None else None
@@ -104,19 +107,22 @@ def verify(
 
 
 def _check_sums(folder: Path, report: Report) -> None:
+    """Compare the files of a folder to its sums, and none that isn't in it."""
     try:
         sums = read_sums(folder)
-    except FormatError as error:
+        weights = [path.name for path in folder.glob("*.safetensors")]
+        present = set(model_files(folder, weights))
+    except (FormatError, ModelError) as error:
         report.problems.append(str(error))
         return
-    for name in sorted(sums.keys() | set(files_below(folder)) - {SUMS}):
+    for name in sorted(sums.keys() | present - {SUMS}):
         path = folder / name
         if name not in sums:
-            report.problems.append(f"{name} isn't in {SUMS}")
-        elif not path.is_file():
-            report.problems.append(f"{name} is missing")
+            report.problems.append(f"{name!s:.200} isn't in {SUMS}")
+        elif name not in present or not os.path.isfile(path):
+            report.problems.append(f"{name!s:.200} is missing")
         elif file_hash(path) != sums[name]:
-            report.problems.append(f"{name} doesn't have the SHA-256 that {SUMS} says")
+            report.problems.append(f"{name!s:.200} doesn't have the SHA-256 that {SUMS} says")
 
 
 class _Original:
@@ -126,6 +132,9 @@ class _Original:
         self.model, self.report = model, report
         self.entries = {entry.name: (file, entry) for file, entry in model.entries()}
         self.unseen = set(self.entries)
+
+    def _reader(self, file: str) -> Reader:
+        return Reader(self.model.file(file), self.model.headers[file])
 
     def find(self, name: str, dtype: str, shape: tuple[int, ...]) -> tuple[str, Entry] | None:
         """Return where a tensor is, or None, with a problem, if it isn't there as it should be."""
@@ -144,7 +153,7 @@ class _Original:
         found = self.find(name, mine.dtype, mine.shape)
         if found is None:
             return
-        with Reader(self.model.file(found[0])) as other:
+        with self._reader(found[0]) as other:
             pairs = zip(reader.chunks(name), other.chunks(name), strict=True)
             if not all(np.array_equal(a, b) for a, b in pairs):
                 self.report.problems.append(f"tensor {name!r} differs from the original")
@@ -159,7 +168,7 @@ class _Original:
             for _ in ranges:
                 pass
             return
-        with Reader(self.model.file(found[0])) as other:
+        with self._reader(found[0]) as other:
             for start, rows in ranges:
                 source = other.read_rows(name, start, start + len(rows)).astype(np.float64)
                 error += float(np.sum((source - rows.astype(np.float64)) ** 2))
@@ -176,7 +185,7 @@ def _attempt(report: Report, where: str, check: Callable[[], None]) -> None:
     """Run a check; what it raises about the file becomes a problem."""
     try:
         check()
-    except FormatError as error:
+    except (FormatError, CapacityError) as error:
         report.problems.append(f"{where}: {error}")
 
 
@@ -191,10 +200,10 @@ def _verify_file(
     header = model.headers[file]
     try:
         meta = parsing.parse(header)
-    except FormatError as error:
+    except (FormatError, CapacityError) as error:
         report.problems.append(f"{file}: {error}")
         return
-    with Reader(model.file(file)) as reader:
+    with Reader(model.file(file), header) as reader:
         for name in meta.untouched:
             report.untouched += 1
             _attempt(report, file, partial(parsing.check_entry, reader, name, meta))
@@ -203,7 +212,7 @@ def _verify_file(
         for name, bare in meta.tensors.items():
             report.compressed += 1
             check = partial(_decode, reader, name, bare, meta, original, threads, progress)
-            _attempt(report, f"{file}: tensor {name!r}", check)
+            _attempt(report, f"{file}: tensor {name!r:.80}", check)
 
 
 def _decode(

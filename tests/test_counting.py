@@ -90,7 +90,7 @@ def test_prefix_sums_count_what_comes_before(block):
 
 @pytest.mark.uncompiled
 def test_wide_tables_are_refused():
-    with pytest.raises(CapacityError, match="must fit in 256 MiB"):
+    with pytest.raises(CapacityError, match="must fit in 128 MiB"):
         tables(10_000, 100_000, "fischer", 0)
 
 
@@ -104,7 +104,19 @@ def test_every_target_has_tables_that_are_not_refused(group, target):
 @pytest.mark.uncompiled
 def test_tables_that_take_too_long_are_refused():
     with pytest.raises(CapacityError, match="steps"):
-        check_tables(8, 450_000, "blocked", 4)
+        check_tables(128, 6139, "blocked", 1)
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize(
+    ("n", "k", "order"),
+    [(1, 40_000, "opus"), (2, 100_000, "blocked"), (8, 100_000, "blocked"), (4, 10**6, "fischer"),
+     (128, 7000, "opus"), (128, 6139, "fischer")],
+)  # fmt: skip
+def test_large_tables_are_made_for_rates_of_compression_only(n, k, order):
+    """A small file can't ask for what no compression uses."""
+    with pytest.raises(CapacityError, match=f"n = {n}, k = {k}"):
+        tables(n, k, order, 4 if order == "blocked" else 0)
 
 
 @pytest.mark.uncompiled

@@ -101,12 +101,12 @@ def test_strided_prefix_sums_change_nothing(monkeypatch):
     index = words.from_integers(indices, 2)
     ref = unrank(index, n, k, "blocked")
     monkeypatch.setattr(tables, "MAX_PREFIX_BYTES", 1 << 14)
-    tables.tables.cache_clear()
+    tables.clear()
     table = tables.tables(n, k, "blocked", 4)
     assert table.stride > 4
     got = unrank(index, n, k, "blocked")
     again = rank(got, "blocked")
-    tables.tables.cache_clear()
+    tables.clear()
     assert np.array_equal(got, ref)
     assert np.array_equal(again, index)
 

@@ -1570,6 +1570,7 @@ static int get_digits(const Json *value, uint64_t *result)
 /* ---- 8 Container --------------------------------------------------------------------------- */
 
 #define MAX_HEADER 100000000u      /* spec 12 */
+#define FREE_HEADER (1u << 21)     /* spec 12: what it may have beyond a sixteenth of the data */
 #define MAX_GROUP 4096
 
 /* One entry of a safetensors file. */
@@ -1712,6 +1713,8 @@ static void read_frame(Container *file, const uint8_t *bytes, uint64_t length)
     file->header_length = read_little(bytes, 8);
     if (file->header_length > MAX_HEADER || file->header_length > length - 8)
         fail("HeaderError", "a header longer than the file or the limit");
+    if (file->header_length > FREE_HEADER + (length - 8 - file->header_length) / 16)
+        fail("HeaderError", "a header longer than the limit for so few data");
     if (file->header_length % 8)
         fail("HeaderError", "a header that isn't padded to a multiple of 8");
     file->data = bytes + 8 + file->header_length;

@@ -13,6 +13,7 @@ from pvq_ref.errors import HeaderError, MetadataError
 from pvq_ref.oracle.layout import is_integer
 
 LARGEST_HEADER = 100_000_000  # section 12
+FREE_HEADER = 2**21  # section 12: what a header may have beyond a sixteenth of the data
 LARGEST_INTEGER = 2**63 - 1
 METADATA = "__metadata__"
 ELEMENT_BYTES = {
@@ -70,6 +71,8 @@ def read_header(data: bytes) -> tuple[dict[str, object], bytes]:
             f"the header's length must be a multiple of 8, at most {LARGEST_HEADER} and within "
             f"the file, got {length}"
         )
+    if length > FREE_HEADER + (len(data) - 8 - length) // 16:
+        raise HeaderError(f"the header must not be so much longer than the data, got {length}")
     text = data[8 : 8 + length]
     stripped = text.rstrip(b" ")
     if not text.isascii():
