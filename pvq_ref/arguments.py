@@ -27,6 +27,13 @@ def _add_common(command: argparse.ArgumentParser, *, works: bool = True) -> None
         )
 
 
+def _add_memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-memory", default="256M", metavar="SIZE",
+        help="memory to use beyond the program's own, e.g. 256M or 1G (default 256M)",
+    )  # fmt: skip
+
+
 def _add_compress(commands: Any) -> None:
     c = commands.add_parser(
         "compress",
@@ -73,7 +80,13 @@ def _add_compress(commands: Any) -> None:
         )  # fmt: skip
     c.add_argument("--dry-run", "-n", action="store_true", help="print the plan and stop")
     c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    c.add_argument(
+        "--resume", action="store_true",
+        help="go on with what an interrupted run left in OUT.partial; settings and source must be "
+        "the same (default: it is discarded)",
+    )  # fmt: skip
     _add_feedback(c)
+    _add_memory(c)
     _add_common(c)
 
 
@@ -121,9 +134,6 @@ def _add_feedback(c: argparse.ArgumentParser) -> None:
         "--damping", type=float, default=0.01, metavar="D",
         help="added to the diagonal of second moments, in units of its mean (default 0.01)",
     )  # fmt: skip
-    g.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted calibration of this output"
-    )
     _add_device(g)
 
 
@@ -180,6 +190,7 @@ def _add_decompress(commands: Any) -> None:
     c.add_argument("model", metavar="MODEL")
     c.add_argument("out", metavar="OUT")
     c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_memory(c)
     _add_common(c)
 
 
@@ -209,6 +220,7 @@ def _add_verify(commands: Any) -> None:
     c.add_argument(
         "--against", metavar="ORIGINAL", help="print the error of each tensor against the original"
     )
+    _add_memory(c)
     _add_common(c)
 
 
@@ -296,7 +308,7 @@ def parser() -> argparse.ArgumentParser:
         prog="pvq-ref",
         description="Compress language-model weights by pyramid vector quantization.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification or conformance failed, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     top.add_argument("--version", action="version", version=f"pvq-ref {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)

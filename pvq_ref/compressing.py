@@ -2,21 +2,22 @@
 
 import argparse
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvq_ref.allocation import read_rates, write_rates
-from pvq_ref.checkpoint import Result, check_target, plain_encoder, run
+from pvq_ref.checkpoint import Result, Run, check_target, run
 from pvq_ref.compensated import Feedback
 from pvq_ref.errors import DomainError
-from pvq_ref.hessian_encoding import HessianEncoder
+from pvq_ref.hessian_encoding import with_hessians
 from pvq_ref.hessians import Hessians
+from pvq_ref.memory import Limits, memory_size
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import target_path
-from pvq_ref.parallel import thread_count
 from pvq_ref.plan import EXAMPLE_EMBED_BITS, Plan, Settings, make_plan
 from pvq_ref.printing import Bar, announce_compilation, emit, note, say, size_of
+from pvq_ref.units import Method
 
 if TYPE_CHECKING:
     from pvq_ref.calibrated import Calibration
@@ -96,8 +97,8 @@ def _allocate(args: argparse.Namespace, model: Model, plan: Plan) -> Plan:
     return make_plan(model, replace(plan.settings, rates=rates))
 
 
-def _run(
-    args: argparse.Namespace, model: Model, plan: Plan, target: Path, bar: Bar
+def _carry_out(
+    args: argparse.Namespace, model: Model, plan: Plan, target: Path, how: Run
 ) -> tuple[Result, dict[str, Any]]:
     """Compress with a text, with Hessians, or without either; return what is reported besides."""
     if args.calibrate:
@@ -109,20 +110,20 @@ def _run(
             target,
             _calibration(args),
             threads=args.threads,
+            max_memory=how.limits.memory,
             force=args.force,
             resume=args.resume,
-            progress=bar,
-            say=lambda line: note(args, line),
+            progress=how.progress,
+            say=how.say,
         )
         losses = {n: t["loss"] for n, t in report["tensors"].items() if t["loss"]}
         return result, {"report": report, "losses": losses}
     if args.hessians:
-        how = Feedback(args.damping, args.search, args.sweeps)
-        coder = HessianEncoder(plan, Hessians(args.hessians), how, args.threads)
-        result = run(model, plan, target, coder, args.force, bar)
-        return result, {"losses": {name: asdict(lost) for name, lost in coder.losses.items()}}
-    encoder = plain_encoder(plan, args.threads)
-    return run(model, plan, target, encoder, args.force, bar), {}
+        feedback = Feedback(args.damping, args.search, args.sweeps)
+        method = with_hessians(plan, Hessians(args.hessians), feedback, args.threads)
+        result = run(model, plan, target, method, how)
+        return result, {"losses": result.notes}
+    return run(model, plan, target, Method(), how), {}
 
 
 def _loss_lines(report: dict[str, Any]) -> list[str]:
@@ -144,10 +145,10 @@ def _time_line(result: Result, seconds: float) -> str:
 
 def compress(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if not args.calibrate and (args.resume or args.tune):
-        raise DomainError("--resume and --tune must come with --calibrate")
+    if args.tune and not args.calibrate:
+        raise DomainError("--tune must come with --calibrate")
     settings = _settings(args)
-    thread_count(args.threads)
+    limits = Limits(args.threads, memory_size(args.max_memory))
     model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
@@ -160,7 +161,8 @@ def compress(args: argparse.Namespace) -> int:
     announce_compilation(args)
     began = time.monotonic()
     with Bar(args, plan.weights) as bar:
-        result, report = _run(args, model, plan, target, bar)
+        how = Run(limits, args.force, args.resume, bar, lambda line: note(args, line))
+        result, report = _carry_out(args, model, plan, target, how)
     seconds = time.monotonic() - began
     say(args, *_total_lines(plan, done=True), *_loss_lines(report), _time_line(result, seconds))
     emit(

@@ -61,23 +61,26 @@ def _amplitudes(t: PVQTensor, part: Part, start: int, stop: int) -> Floats:
 
 
 def decode_groups(
-    t: PVQTensor, part: Part, start: int, stop: int
+    t: PVQTensor, part: Part, start: int, stop: int, first: int = 0
 ) -> tuple[NDArray[np.int32], Floats]:
-    """Return y and the amplitude of a part's groups in a range of rows, on the calling thread."""
+    """Return y and the amplitude of a part's groups in a range of rows, on the calling thread.
+
+    Errors count rows from `first`, for a tensor that is a range of another one.
+    """
     table = part.tables(t.coding)
     index = _indices(t, part, start, stop)
     try:
         check_indices(index, table)
     except IndexRangeError as error:
-        raise PayloadError(f"rows {start} to {stop - 1}: {error}") from None
+        raise PayloadError(f"rows {first + start} to {first + stop - 1}: {error}") from None
     return unrank_unchecked(index, table, t.coding.order), _amplitudes(t, part, start, stop)
 
 
-def decode_rows(t: PVQTensor, start: int, stop: int) -> Floats:
+def decode_rows(t: PVQTensor, start: int, stop: int, first: int = 0) -> Floats:
     """Return rows of W', before the inverse rotation, on the calling thread (spec section 8.5)."""
     out = np.empty((stop - start, t.grid.cols))
     for part in parts(t.allotment):
-        y, amplitudes = decode_groups(t, part, start, stop)
+        y, amplitudes = decode_groups(t, part, start, stop, first)
         _fill(y, amplitudes, out, part.first_column, part.per_row)
     return out
 
