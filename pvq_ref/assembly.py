@@ -21,6 +21,7 @@ from pvq_ref.tensor import PVQTensor
 from pvq_ref.units import Note, Unit, get_tensor, open_source, reading, units_of
 from pvq_ref.workfolder import Piece, WorkFolder
 
+CHUNK = 1 << 22  # bytes that are copied at a time
 Adjust = Callable[[str, PVQTensor], PVQTensor]
 Fields = Mapping[str, Iterable[NDArray[Any]]]
 
@@ -136,7 +137,7 @@ class Assembly:
 
 def _copied(reader: Reader, name: str) -> Iterator[NDArray[Any]]:
     """Yield the bytes of an entry of the source."""
-    chunks = iter(reader.chunks(name))
+    chunks = iter(reader.chunks(name, CHUNK))
     while True:
         with reading(reader.path):  # not around the yield: what the other side raises isn't ours
             chunk = next(chunks, None)

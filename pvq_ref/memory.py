@@ -13,7 +13,7 @@ from pvq_ref.groups import rows_per_range
 from pvq_ref.parallel import thread_count
 
 DEFAULT_MEMORY = 256 << 20
-FIXED = 64 << 20  # what doesn't depend on threads: tables of kernels, a block, pieces of files
+FIXED = 96 << 20  # what doesn't depend on threads: kernels and their tables, a block, file pieces
 PER_WEIGHT = 80  # bytes for each weight of a range under way, results that wait included
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 

@@ -12,6 +12,7 @@ import json
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,12 @@ class WorkFolder:
             kept = None
         if kept is None:
             self.path.mkdir(exist_ok=True)
-            self._write(STATE, [text.encode()])
+            try:
+                self._write(STATE, [text.encode()])
+            except OSError:
+                with suppress(OSError):  # it is others' too, or there is nothing in it
+                    self.path.rmdir()
+                raise
             kept = read_state(target)
         self._check(kept or {}, json.loads(text))
         if not shared:

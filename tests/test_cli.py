@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 from pvq_ref import __version__
 from pvq_ref.cli import main
 from tests.models import (
-    FIRST,
     LEFT_OUT,
     MATRICES,
     files_of,
@@ -704,7 +703,7 @@ def test_an_interrupted_decompression_leaves_nothing(models, tmp_path, run, monk
 @pytest.mark.parametrize("size", ["", "256", "-1M", "1.5G", "many", "1P"])
 def test_a_bad_size_of_memory_is_wrong_usage(models, tmp_path, run, command, size):
     paths = [models / ("m" if command == "compress" else "c"), tmp_path / "out"]
-    code, out, err = run(command, *paths[: 1 + (command != "verify")], f"--max-memory={size}")
+    code, _, err = run(command, *paths[: 1 + (command != "verify")], f"--max-memory={size}")
     assert code == 2
     assert "max_memory must be" in err
     assert names_in(tmp_path) == []
