@@ -98,6 +98,12 @@ def _code_range(read: RowReader, coding: Coding, start: int, stop: int) -> Coded
     return Coded(index, table)
 
 
+def _joined(pieces: list[Coded]) -> Coded:
+    return Coded(
+        np.concatenate([one.index for one in pieces]), np.concatenate([one.table for one in pieces])
+    )
+
+
 def coded_blocks(
     read: RowReader,
     coding: Coding,
@@ -114,11 +120,7 @@ def coded_blocks(
     ]
     done = map_over(lambda one: _code_range(read, coding, *one), ranges, threads)
     for start, stop in blocks:
-        pieces = list(islice(done, -(-(stop - start) // step)))
-        yield Coded(
-            np.concatenate([one.index for one in pieces]),
-            np.concatenate([one.table for one in pieces]),
-        )
+        yield _joined(list(islice(done, -(-(stop - start) // step))))
 
 
 def encode(

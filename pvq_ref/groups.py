@@ -16,7 +16,7 @@ from pvq_ref.rotation import Rotation
 from pvq_ref.tables import Tables, tables
 
 RANGE = 1 << 17  # weights that one thread takes at a time
-BLOCK = 1 << 22  # weights that are kept, and coded again after an interruption, as one
+BLOCK = 1 << 21  # weights that are kept, and coded again after an interruption, as one
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ ranges smaller, then threads fewer. Results depend on neither.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 
 from pvq_ref.counting import checked_integer
@@ -41,7 +42,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         thread_count(self.threads)
-        checked_integer("max_memory", self.memory, FIXED)
+        checked_integer("max_memory", self.memory, FIXED, sys.maxsize)
 
     def ranges(self, rows: int, cols: int) -> tuple[int, int]:
         """Return the rows of a range, a multiple of eight, and the threads, of a matrix.

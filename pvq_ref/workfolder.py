@@ -82,7 +82,6 @@ class WorkFolder:
     ) -> None:
         self.path = partial_path(target)
         text = json.dumps(state, sort_keys=True)
-        self._hash = hashlib.sha256(text.encode()).hexdigest()
         self._known: dict[str, Piece] = {}
         kept = read_state(target)
         if not shared and os.path.lexists(self.path) and (kept is None or not resume):
@@ -100,6 +99,7 @@ class WorkFolder:
                 raise
             kept = read_state(target)
         self._check(kept or {}, json.loads(text))
+        self._hash = hashlib.sha256((self.path / STATE).read_bytes()).hexdigest()
         if not shared:
             for path in self.path.glob("*.tmp"):
                 path.unlink()
@@ -112,7 +112,7 @@ class WorkFolder:
                 f"in {', '.join(changed)}; remove it, or begin anew without resume"
             )
 
-    def _write(self, name: str, parts: Sequence[bytes]) -> None:
+    def _write(self, name: str, parts: Sequence[bytes | memoryview]) -> None:
         """Write a file that is there whole or not at all; it may be written by others too."""
         aside = self.path / f"{name}.{uuid.uuid4().hex}.tmp"
         try:
@@ -126,7 +126,8 @@ class WorkFolder:
     def put(self, name: str, arrays: Sequence[NDArray[Any]], note: Mapping[str, Any]) -> None:
         """Keep a finished piece."""
         noted = json.dumps({"state": self._hash, "name": name, **note}).encode() + b"\n"
-        parts = [noted, *(np.ascontiguousarray(one).tobytes() for one in arrays)]
+        flat = (np.ascontiguousarray(one).reshape(-1).view(np.uint8) for one in arrays)
+        parts: list[bytes | memoryview] = [noted, *(one.data for one in flat)]
         digest = hashlib.sha256()
         for part in parts:
             digest.update(part)

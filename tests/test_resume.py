@@ -186,7 +186,11 @@ def test_another_way_is_refused(models, tmp_path):
 def test_threads_and_limits_may_change(models, ref, tmp_path):
     with pytest.raises(Stop):
         without(models / "m", tmp_path / "c", progress=stop_after(3))
-    compress(models / "m", tmp_path / "c", 4, group=8, threads=3, max_memory=1 << 30, resume=True)
+    before, more = pieces(tmp_path / "c"), {"threads": 3, "max_memory": 1 << 33, "resume": True}
+    with pytest.raises(Stop):  # and 4.0 is 4
+        compress(models / "m", tmp_path / "c", 4.0, group=8, **more, progress=stop_after(7))
+    assert before.items() <= pieces(tmp_path / "c").items()
+    compress(models / "m", tmp_path / "c", 4, group=8, **more)
     assert files_of(tmp_path / "c") == ref["data-free"]
 
 
