@@ -85,6 +85,11 @@ def _add_compress(commands: Any) -> None:
         help="go on with what an interrupted run left in OUT.partial; settings and source must be "
         "the same (default: it is discarded)",
     )  # fmt: skip
+    c.add_argument(
+        "--shard", metavar="I/N",
+        help="do share I of N, 1 to N, of the work, and leave it in OUT.partial for pvq-ref merge; "
+        "what was finished of it before is kept",
+    )  # fmt: skip
     _add_feedback(c)
     _add_memory(c)
     _add_common(c)
@@ -178,6 +183,19 @@ def _add_calibrate(commands: Any) -> None:
     _add_device(c)
     c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
     _add_common(c)
+
+
+def _add_merge(commands: Any) -> None:
+    c = commands.add_parser(
+        "merge",
+        help="put together what all shards of a compression have left",
+        description="Put OUT together of OUT.partial, once compress --shard I/N is done for every "
+        "I from 1 to N. The bytes are those of a single run.",
+    )
+    c.add_argument("model", metavar="MODEL", help="the model that the shards had")
+    c.add_argument("out", metavar="OUT")
+    c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_common(c, works=False)
 
 
 def _add_decompress(commands: Any) -> None:
@@ -313,6 +331,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"pvq-ref {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_compress(commands)
+    _add_merge(commands)
     _add_decompress(commands)
     _add_inspect(commands)
     _add_verify(commands)

@@ -143,7 +143,8 @@ def working(
             raise
         except BaseException as error:
             if work.path.is_dir():
-                error.add_note(f"run again with --resume to go on with what is in {work.path}")
+                again = "run this shard again" if shared else "run again with --resume"
+                error.add_note(f"{again} to go on with what is in {work.path}")
             raise
 
 

@@ -25,6 +25,12 @@ def _compress(args: argparse.Namespace) -> int:
     return compress(args)
 
 
+def _merge(args: argparse.Namespace) -> int:
+    from pvq_ref.compressing import merge
+
+    return merge(args)
+
+
 def _calibrate(args: argparse.Namespace) -> int:
     from pathlib import Path
 
@@ -180,6 +186,7 @@ def _conform(args: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compress": _compress,
+    "merge": _merge,
     "decompress": _decompress,
     "inspect": _inspect,
     "verify": _verify,

@@ -1,4 +1,4 @@
-"""The command `compress`: a plan, then data-free, with Hessians, or with a text."""
+"""The commands `compress` (a plan, then data-free, with Hessians, or with a text) and `merge`."""
 
 import argparse
 import time
@@ -17,6 +17,8 @@ from pvq_ref.model import Model, open_model
 from pvq_ref.output import target_path
 from pvq_ref.plan import EXAMPLE_EMBED_BITS, Plan, Settings, make_plan
 from pvq_ref.printing import Bar, announce_compilation, emit, note, say, size_of
+from pvq_ref.sharding import compress_shard, shard_of
+from pvq_ref.sharding import merge as join
 from pvq_ref.units import Method
 
 if TYPE_CHECKING:
@@ -97,6 +99,14 @@ def _allocate(args: argparse.Namespace, model: Model, plan: Plan) -> Plan:
     return make_plan(model, replace(plan.settings, rates=rates))
 
 
+def _method(args: argparse.Namespace, plan: Plan) -> Method:
+    """Return how tensors are coded, without a text."""
+    if not args.hessians:
+        return Method()
+    feedback = Feedback(args.damping, args.search, args.sweeps)
+    return with_hessians(plan, Hessians(args.hessians), feedback, args.threads)
+
+
 def _carry_out(
     args: argparse.Namespace, model: Model, plan: Plan, target: Path, how: Run
 ) -> tuple[Result, dict[str, Any]]:
@@ -118,12 +128,44 @@ def _carry_out(
         )
         losses = {n: t["loss"] for n, t in report["tensors"].items() if t["loss"]}
         return result, {"report": report, "losses": losses}
-    if args.hessians:
-        feedback = Feedback(args.damping, args.search, args.sweeps)
-        method = with_hessians(plan, Hessians(args.hessians), feedback, args.threads)
-        result = run(model, plan, target, method, how)
-        return result, {"losses": result.notes}
-    return run(model, plan, target, Method(), how), {}
+    result = run(model, plan, target, _method(args, plan), how)
+    return result, {"losses": result.notes} if args.hessians else {}
+
+
+def _compress_shard(
+    args: argparse.Namespace,
+    model: Model,
+    plan: Plan,
+    target: Path,
+    limits: Limits,
+    shard: tuple[int, int],
+) -> int:
+    """Code one share of the work, and say how much it was."""
+    began = time.monotonic()
+    with Bar(args, None) as bar:
+        how = Run(limits, args.force, True, bar, lambda line: note(args, line))
+        weights = compress_shard(model, plan, target, _method(args, plan), how, shard)
+    seconds = time.monotonic() - began
+    say(
+        args,
+        f"shard {args.shard}: {weights:,} of {plan.weights:,} weights done in {seconds:.1f} s; "
+        f"when all shards are: pvq-ref merge {args.model} {args.out}",
+    )
+    number, count = shard
+    emit(args, {"shard": number, "shards": count, "weights": weights, "seconds": seconds})
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    """Run the command `merge` and return its exit code."""
+    began = time.monotonic()
+    result = join(args.model, args.out, force=args.force)
+    seconds = time.monotonic() - began
+    sizes = {"header_bytes": result.header_size, "file_bytes": result.file_size}
+    losses = {"losses": result.notes} if result.notes else {}
+    say(args, *_total_lines(result.plan, done=True), _time_line(result, seconds))
+    emit(args, result.plan.as_json() | sizes | {"seconds": seconds} | losses)
+    return 0
 
 
 def _loss_lines(report: dict[str, Any]) -> list[str]:
@@ -147,8 +189,11 @@ def compress(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if args.tune and not args.calibrate:
         raise DomainError("--tune must come with --calibrate")
+    if args.shard is not None and args.calibrate:
+        raise DomainError("--shard must come without --calibrate, whose layers wait for each other")
     settings = _settings(args)
     limits = Limits(args.threads, memory_size(args.max_memory))
+    shard = None if args.shard is None else shard_of(args.shard)
     model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
@@ -159,6 +204,8 @@ def compress(args: argparse.Namespace) -> int:
         emit(args, plan.as_json())
         return 0
     announce_compilation(args)
+    if shard is not None:
+        return _compress_shard(args, model, plan, target, limits, shard)
     began = time.monotonic()
     with Bar(args, plan.weights) as bar:
         how = Run(limits, args.force, args.resume, bar, lambda line: note(args, line))
