@@ -189,8 +189,8 @@ def _add_merge(commands: Any) -> None:
     c = commands.add_parser(
         "merge",
         help="put together what all shards of a compression have left",
-        description="Put OUT together of OUT.partial, once compress --shard I/N is done for every "
-        "I from 1 to N. The bytes are those of a single run.",
+        description="Put OUT together of OUT.partial, once all shards of compress are done. The "
+        "bytes are those of a single run.",
     )
     c.add_argument("model", metavar="MODEL", help="the model that the shards had")
     c.add_argument("out", metavar="OUT")

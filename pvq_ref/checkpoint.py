@@ -161,6 +161,8 @@ def run(
     state = state_of(model, plan, method)
     with working(target, state, how) as work:
         units = all_units(plan, method.whole)
+        if kept := sum(work.get(unit.name) is not None for unit in units):
+            how.say(f"going on: {kept} of {len(units)} pieces are in {work.path}")
         code_units(model, plan, units, method, work, how.limits, how.progress)
         assembly = Assembly(model, plan, work, method.whole)
         return complete(assembly, target, state["source"], how.force, reports)
