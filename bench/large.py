@@ -156,8 +156,8 @@ def main() -> None:
 Made by `{report.command("large.py")}` on {report.made_with("numpy", "numba")}, {given.threads}
 threads, `--max-memory` as by default (256M).
 Checkpoint: random BF16 weights, {sum(files) / 1e9:.2f} GB in {len(files)} files of at most
-{max(files) / 1e9:.2f} GB, among them one matrix of {matrix / 1e9:.2f} GB and experts in one tensor of
-three dimensions.
+{max(files) / 1e9:.2f} GB, among them one matrix of {matrix / 1e9:.2f} GB and experts in one tensor
+of three dimensions.
 
 {report.table(head, rows)}
 
