@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
 """Kill compressions, fill their disks, resume them, and compare the bytes.
 
-    python bench/faults.py PAGE [--kills 200] [--full 50] [--minutes M]
+    python bench/faults.py PAGE [--kills 200] [--full 50] [--workers 20] [--minutes M]
 
 A synthetic model is compressed once for reference. Then, again and again: a run is killed (SIGKILL)
 at a random moment of its life, or its disk is full at a random point; what is there is looked at;
 `--resume` goes on, and the output must have the bytes of the reference. Disks are small tmpfs where
 this process may mount them, else files may not grow beyond a random size (RLIMIT_FSIZE). Runs are
-warm: kernels were compiled before. --minutes ends both campaigns early.
+warm: kernels were compiled before. And one worker of a local dask cluster (extra `dask`) is killed
+at a random moment of a run that is spread over it. --minutes ends the campaigns early.
 """
 
 import argparse
+import os
 import random
 import re
 import resource
@@ -21,10 +23,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import report
 import synthetic
@@ -169,12 +173,45 @@ def fill_once(campaign: Campaign, folder: Path, rng: random.Random) -> None:
         campaign.resume(folder / "out", kind)
 
 
+def lose_worker_once(campaign: Campaign, folder: Path, rng: random.Random, client: Any) -> None:
+    """Kill a worker at a random moment of a run on a cluster, and compare."""
+    folder.mkdir()
+    out, workers = folder / "out", sorted(client.run(os.getpid).values())
+    command = [*PROGRAM, campaign.source, out, "-q", "--dask", client.scheduler.address]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+        try:
+            child.wait(rng.uniform(0.0, campaign.seconds))
+        except subprocess.TimeoutExpired:
+            os.kill(rng.choice(workers), signal.SIGKILL)
+            begun = out.with_name("out.partial").exists()
+            campaign.seen["while coding" if begun else "before coding"] += 1
+        else:
+            campaign.seen["complete before a worker was killed"] += 1
+        _, err = child.communicate()
+    if child.returncode or contents(out) != campaign.reference:
+        raise SystemExit(f"after the loss of a worker: exit code {child.returncode}, {err}")
+    if sorted(path.name for path in folder.iterdir()) != [out.name]:
+        raise SystemExit("after the loss of a worker: something was left behind")
+    client.wait_for_workers(len(workers))
+    shutil.rmtree(folder)
+
+
+def cluster_of(count: int) -> Any:
+    """Return a client of a local cluster, or None without the extra."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        return None
+    return Client(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None))
+
+
 def main() -> None:
-    """Run both campaigns and write the page."""
+    """Run the campaigns and write the page."""
     parser = argparse.ArgumentParser(description="Kill compressions, fill disks, and resume.")
     parser.add_argument("page", type=Path, metavar="PAGE")
     parser.add_argument("--kills", type=int, default=200, help="(default %(default)s)")
     parser.add_argument("--full", type=int, default=50, help="full disks (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=20, help="lost (default %(default)s)")
     parser.add_argument("--layers", type=int, default=10, help="of the model (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0, help="at most (default %(default)s)")
@@ -184,10 +221,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pvq-faults-") as name:
         folder = Path(name)
         campaign = Campaign(folder, given.layers)
-        for title, once, count in (
+        client = cluster_of(2) if given.workers else None
+        campaigns: list[tuple[str, Callable[[Campaign, Path, random.Random], None], int]] = [
             ("kill -9", kill_once, given.kills),
             ("full disk", fill_once, given.full),
-        ):
+        ]
+        if client is not None:
+            lose = partial(lose_worker_once, client=client)
+            # Once for nothing: workers load what they need, and the length of a run is measured.
+            began = time.monotonic()
+            command = [*PROGRAM, campaign.source, folder / "spread", "-q", "--dask"]
+            subprocess.run([*command, client.scheduler.address], check=True)
+            print(f"a run on the cluster takes {time.monotonic() - began:.1f} s", flush=True)
+            campaigns.append(("worker killed", lose, given.workers))
+        for title, once, count in campaigns:
             campaign.seen, campaign.kept = Counter(), []
             for number in range(count):
                 if time.monotonic() > deadline:
@@ -199,8 +246,10 @@ def main() -> None:
                 print(f"{title} {number + 1}/{count}: {dict(campaign.seen)}", flush=True)
             kept = f"{100 * mean(campaign.kept):.0f} %" if campaign.kept else "–"
             where = ", ".join(f"{n} {what}" for what, n in sorted(campaign.seen.items()))
-            resumed = len(campaign.kept)
-            rows.append([title, str(sum(campaign.seen.values())), where, str(resumed), kept])
+            resumed = str(len(campaign.kept)) if campaign.kept else "–"
+            rows.append([title, str(sum(campaign.seen.values())), where, resumed, kept])
+        if client is not None:
+            client.shutdown()
     text = f"""# Faults
 
 Made by `{report.command("faults.py")}` on {report.made_with("numpy", "numba")}.
@@ -208,12 +257,13 @@ Model: random weights, {campaign.weights:,} of them in {campaign.pieces} matrice
 embedding; an undisturbed warm run takes {campaign.seconds:.1f} s, imports included. After each
 fault the source was untouched, no partial output was taken for a model, and an output was there
 only where it was complete. Every resumed run ended in the bytes of the undisturbed one, all files
-of the folder, and left nothing else behind; the script stops at the first that doesn't.
+of the folder, and nothing else was left behind; the script stops at the first that doesn't.
 
 {report.table(["fault", "runs", "where it struck", "resumed", "pieces kept, mean"], rows)}
 
 Kills come at moments that are uniform over the life of a run. Disks are tmpfs of random sizes up to
-twice the output where they can be mounted; a limit of file size strikes at the same calls.
+twice the output where they can be mounted; a limit of file size strikes at the same calls. A killed
+worker is one of two of a local dask cluster; there is nothing to resume then, the run goes on.
 """
     report.write_page(given.page, text)
 

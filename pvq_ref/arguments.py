@@ -90,6 +90,11 @@ def _add_compress(commands: Any) -> None:
         help="do share I of N, 1 to N, of the work, and leave it in OUT.partial for pvq-ref merge; "
         "what was finished of it before is kept",
     )  # fmt: skip
+    c.add_argument(
+        "--dask", metavar="ADDRESS",
+        help="spread the work over the dask.distributed cluster of a scheduler, or over processes "
+        "here (local); needs pip install 'pvq-ref[dask]'",
+    )  # fmt: skip
     _add_feedback(c)
     _add_memory(c)
     _add_common(c)

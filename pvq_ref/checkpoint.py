@@ -1,7 +1,7 @@
 """Checkpoints: compress and decompress models of files and folders (spec section 9.5)."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
@@ -23,7 +23,7 @@ from pvq_ref.output import check_free, partial_path, target_path, whole, writing
 from pvq_ref.plan import Plan, Settings, make_plan
 from pvq_ref.stored import decoded
 from pvq_ref.tensor import PVQTensor, check_fields
-from pvq_ref.units import Method, Note, Progress, all_units, code_units
+from pvq_ref.units import Method, Note, Progress, Unit, all_units, code_units
 from pvq_ref.workfolder import Say, WorkFolder, source_state
 
 AnyPath = str | PathLike[str]
@@ -39,7 +39,7 @@ class Run:
 
     force, to replace an existing output; resume, to go on with what an interrupted run left in
     OUT.partial; progress, called with a tensor's name and the weights done; say gets lines about
-    what is going on.
+    what is going on; spread, which may have units coded elsewhere and returns what is left.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -47,6 +47,7 @@ class Run:
     resume: bool = False
     progress: Progress = _silent
     say: Say = _silent
+    spread: Callable[[list[Unit], WorkFolder], list[Unit]] | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ def run(
         units = all_units(plan, method.whole)
         if kept := sum(work.get(unit.name) is not None for unit in units):
             how.say(f"going on: {kept} of {len(units)} pieces are in {work.path}")
+        if how.spread is not None:
+            units = how.spread(units, work)
         code_units(model, plan, units, method, work, how.limits, how.progress)
         assembly = Assembly(model, plan, work, method.whole)
         return complete(assembly, target, state["source"], how.force, reports)

@@ -19,7 +19,8 @@ from pvq_ref.plan import EXAMPLE_EMBED_BITS, Plan, Settings, make_plan
 from pvq_ref.printing import Bar, announce_compilation, emit, note, say, size_of
 from pvq_ref.sharding import compress_shard, shard_of
 from pvq_ref.sharding import merge as join
-from pvq_ref.units import Method
+from pvq_ref.units import Method, Unit
+from pvq_ref.workfolder import WorkFolder
 
 if TYPE_CHECKING:
     from pvq_ref.calibrated import Calibration
@@ -107,6 +108,19 @@ def _method(args: argparse.Namespace, plan: Plan) -> Method:
     return with_hessians(plan, Hessians(args.hessians), feedback, args.threads)
 
 
+def _with_dask(args: argparse.Namespace, model: Model, plan: Plan, target: Path, how: Run) -> Run:
+    """Return how to run with a cluster's help."""
+    from pvq_ref.distributing import Job, spread
+
+    feedback = Feedback(args.damping, args.search, args.sweeps)
+    job = Job.of(model, plan, target, how.limits.memory, args.hessians, feedback)
+
+    def over(units: list[Unit], work: WorkFolder) -> list[Unit]:
+        return spread(args.dask, job, units, work, how.limits, how.progress, how.say)
+
+    return replace(how, spread=over)
+
+
 def _carry_out(
     args: argparse.Namespace, model: Model, plan: Plan, target: Path, how: Run
 ) -> tuple[Result, dict[str, Any]]:
@@ -128,6 +142,8 @@ def _carry_out(
         )
         losses = {n: t["loss"] for n, t in report["tensors"].items() if t["loss"]}
         return result, {"report": report, "losses": losses}
+    if args.dask:
+        how = _with_dask(args, model, plan, target, how)
     result = run(model, plan, target, _method(args, plan), how)
     return result, {"losses": result.notes} if args.hessians else {}
 
@@ -189,8 +205,12 @@ def compress(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
     if args.tune and not args.calibrate:
         raise DomainError("--tune must come with --calibrate")
-    if args.shard is not None and args.calibrate:
-        raise DomainError("--shard must come without --calibrate, whose layers wait for each other")
+    if args.calibrate and (args.shard is not None or args.dask):
+        raise DomainError(
+            "--shard and --dask must come without --calibrate, whose layers wait for each other"
+        )
+    if args.shard is not None and args.dask:
+        raise DomainError("--shard and --dask must not come together")
     settings = _settings(args)
     limits = Limits(args.threads, memory_size(args.max_memory))
     shard = None if args.shard is None else shard_of(args.shard)

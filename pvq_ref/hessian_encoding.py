@@ -38,21 +38,23 @@ class _Coder:
         name, coding = t.entry.name, t.coding
         assert coding is not None
         key = self._hessians.home(layer_of(name)), coding.rotation
-        if self._last is None or self._last[0] != key:
+        last = self._last  # once: other threads may code other tensors
+        if last is None or last[0] != key:
             cols = t.entry.shape[-1]
             hessian = self._hessians.read(layer_of(name), cols)
             with threadpool_limits(1):
-                self._last = (
+                last = (
                     key,
                     layer_curvature(name, hessian, cols, coding.rotation, self._how.damping),
                 )
+            self._last = last
         tensor, losses = encode(
             read,
             t.entry.shape,
             t.entry.dtype,
             coding,
             self._design,
-            self._last[1],
+            last[1],
             self._how,
             self._threads,
             rows_done,

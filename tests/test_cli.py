@@ -97,7 +97,7 @@ OPTIONS = {
                  "--force", "--json", "--quiet", "--threads", "--calibrate", "--hessians",
                  "--tokens", "--window", "--part", "--text-seed", "--share", "--tune", "--allocate",
                  "--plan", "--search", "--sweeps", "--damping", "--resume", "--device", "--batch",
-                 "--max-memory", "--shard"],
+                 "--max-memory", "--shard", "--dask"],
     "merge": ["MODEL", "OUT", "--force", "--json", "--quiet"],
     "decompress": ["MODEL", "OUT", "--force", "--json", "--quiet", "--threads", "--max-memory"],
     "inspect": ["MODEL", "--entropy", "--json", "--quiet", "--threads"],
