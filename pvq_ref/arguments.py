@@ -27,6 +27,13 @@ def _add_common(command: argparse.ArgumentParser, *, works: bool = True) -> None
         )
 
 
+def _add_memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-memory", default="256M", metavar="SIZE",
+        help="memory to use beyond the program's own, e.g. 256M or 1G (default 256M)",
+    )  # fmt: skip
+
+
 def _add_compress(commands: Any) -> None:
     c = commands.add_parser(
         "compress",
@@ -73,7 +80,23 @@ def _add_compress(commands: Any) -> None:
         )  # fmt: skip
     c.add_argument("--dry-run", "-n", action="store_true", help="print the plan and stop")
     c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    c.add_argument(
+        "--resume", action="store_true",
+        help="go on with what an interrupted run left in OUT.partial; settings and source must be "
+        "the same (default: it is discarded)",
+    )  # fmt: skip
+    c.add_argument(
+        "--shard", metavar="I/N",
+        help="do share I of N, 1 to N, of the work, and leave it in OUT.partial for pvq-ref merge; "
+        "what was finished of it before is kept",
+    )  # fmt: skip
+    c.add_argument(
+        "--dask", metavar="ADDRESS",
+        help="spread the work over the dask.distributed cluster of a scheduler, or over processes "
+        "here (local); needs pip install 'pvq-ref[dask]'",
+    )  # fmt: skip
     _add_feedback(c)
+    _add_memory(c)
     _add_common(c)
 
 
@@ -121,9 +144,6 @@ def _add_feedback(c: argparse.ArgumentParser) -> None:
         "--damping", type=float, default=0.01, metavar="D",
         help="added to the diagonal of second moments, in units of its mean (default 0.01)",
     )  # fmt: skip
-    g.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted calibration of this output"
-    )
     _add_device(g)
 
 
@@ -170,6 +190,19 @@ def _add_calibrate(commands: Any) -> None:
     _add_common(c)
 
 
+def _add_merge(commands: Any) -> None:
+    c = commands.add_parser(
+        "merge",
+        help="put together what all shards of a compression have left",
+        description="Put OUT together of OUT.partial, once all shards of compress are done. The "
+        "bytes are those of a single run.",
+    )
+    c.add_argument("model", metavar="MODEL", help="the model that the shards had")
+    c.add_argument("out", metavar="OUT")
+    c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_common(c, works=False)
+
+
 def _add_decompress(commands: Any) -> None:
     c = commands.add_parser(
         "decompress",
@@ -180,6 +213,7 @@ def _add_decompress(commands: Any) -> None:
     c.add_argument("model", metavar="MODEL")
     c.add_argument("out", metavar="OUT")
     c.add_argument("--force", "-f", action="store_true", help="replace an existing output")
+    _add_memory(c)
     _add_common(c)
 
 
@@ -209,6 +243,7 @@ def _add_verify(commands: Any) -> None:
     c.add_argument(
         "--against", metavar="ORIGINAL", help="print the error of each tensor against the original"
     )
+    _add_memory(c)
     _add_common(c)
 
 
@@ -296,11 +331,12 @@ def parser() -> argparse.ArgumentParser:
         prog="pvq-ref",
         description="Compress language-model weights by pyramid vector quantization.",
         epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 verification or conformance failed, "
-        "130 interrupted.",
+        "130 interrupted, 143 terminated.",
     )
     top.add_argument("--version", action="version", version=f"pvq-ref {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_compress(commands)
+    _add_merge(commands)
     _add_decompress(commands)
     _add_inspect(commands)
     _add_verify(commands)

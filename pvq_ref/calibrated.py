@@ -4,8 +4,8 @@ Composition: windows of the text, the walk through the blocks (`calibrate`), fee
 (`compensated`), tuning, and the output as for data-free compression (`checkpoint`).
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.allocation import allocate
+from pvq_ref.assembly import Assembly
 from pvq_ref.blocks import Blocks
 from pvq_ref.calibrate import walk
-from pvq_ref.checkpoint import Progress, Result, RowsDone, check_output, plain_encoder, run
+from pvq_ref.checkpoint import Result, Run, check_output, complete, settings_json, state_of, working
 from pvq_ref.compensated import Feedback, Losses, encode
 from pvq_ref.counting import checked_integer
 from pvq_ref.curvature import Curvature, layer_curvature
 from pvq_ref.decoding import dequantize
-from pvq_ref.encoding import RowReader
 from pvq_ref.errors import DomainError, ModelError
 from pvq_ref.extra import torch
 from pvq_ref.gain import Floats
 from pvq_ref.language_model import WHOLE, load, load_tokenizer, prefix, tokens, windows
+from pvq_ref.memory import DEFAULT_MEMORY, Limits
 from pvq_ref.model import Model
 from pvq_ref.output import file_hash
 from pvq_ref.parallel import thread_count
-from pvq_ref.plan import Plan, Settings, TensorPlan
+from pvq_ref.plan import Plan, TensorPlan
 from pvq_ref.rotation import splitmix64
 from pvq_ref.selection import reason_to_leave
 from pvq_ref.sensitivity import sensitivities
 from pvq_ref.tensor import DTYPES, PVQTensor
 from pvq_ref.tuning import tune, with_norms
-from pvq_ref.workfolder import WorkFolder, source_state
+from pvq_ref.units import Method, Progress, Unit, all_units, code_units, get_tensor, put_tensor
+from pvq_ref.workfolder import Say, WorkFolder
 
 REPORT = "calibration.json"
 ALLOCATION_TOKENS = 16384  # at most as many tokens measure sensitivities
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,11 @@ class _Coder:
     """Codes layers as the walk comes to them, and keeps them in the work folder."""
 
     def __init__(
-        self, plan: Plan, how: Feedback, work: WorkFolder, threads: int | None, progress: Progress
+        self, plan: Plan, units: dict[str, Unit], how: Feedback, work: WorkFolder, run: Run
     ) -> None:
-        self._tensors = {t.entry.name: t for t in plan.compressed}
-        self._design, self._how, self._work = plan.settings.design, how, work
-        self._threads, self._progress = threads, progress
+        self._units, self._design = units, plan.settings.design
+        self._how, self._work = how, work
+        self._threads, self._progress = run.limits.threads, run.progress
         self.losses: dict[str, Losses] = {}
 
     def __call__(
@@ -113,21 +114,26 @@ class _Coder:
     ) -> Iterator[NDArray[np.floating]]:
         curved: dict[object, Curvature] = {}
         for name, weights in zip(names, targets, strict=True):
-            t = self._tensors[name]
+            unit, t = self._units[name], self._units[name].tensor
             assert t.coding is not None
             rotation = t.coding.rotation
-            kept = self._work.get(name)
+            kept = self.kept(name)
             if kept is None:
                 if rotation not in curved:
                     curved[rotation] = layer_curvature(
                         name, hessian, weights.shape[1], rotation, self._how.damping
                     )
                 kept = self._encode(t, weights, curved[rotation])
-                self._work.put(name, *kept)
+                put_tensor(self._work, unit.name, kept[0], asdict(kept[1]))
             else:
                 self._progress(name, t.weights)
             tensor, self.losses[name] = kept
             yield dequantize(tensor, DTYPES[tensor.dtype], threads=self._threads)
+
+    def kept(self, name: str) -> tuple[PVQTensor, Losses] | None:
+        """Return a layer that is finished, or None."""
+        found = get_tensor(self._work, self._units[name].name, self._units[name].tensor)
+        return None if found is None else (found[0], Losses(**found[1]))
 
     def _encode(
         self, t: TensorPlan, weights: Floats, curved: Curvature
@@ -174,22 +180,23 @@ def compress_calibrated(
     threads: int | None = None,
     force: bool = False,
     resume: bool = False,
+    max_memory: int = DEFAULT_MEMORY,
     progress: Progress = lambda name, weights: None,
     say: Say = lambda line: None,
 ) -> tuple[Result, dict[str, Any]]:
     """Compress a model folder with calibration text; return the result and the report.
 
     Parameters: model and plan, see `open_model` and `make_plan`; target, the output folder;
-    calibration; threads, all by default; force as in `compress`; resume, to go on with what an
-    interrupted run left in OUT.calibration; progress as in `compress`; say gets lines about what is
-    going on. Linear layers outside the blocks and other tensors of the plan are coded without
-    calibration. Raises what `compress` raises, MissingExtraError, and OutputError if resume finds
-    other settings.
+    calibration; threads, all by default; force and resume as in `compress`, and so max_memory, but
+    what the walk needs (a block, its Hessians, hidden states) comes on top; progress as in
+    `compress`; say gets lines about what is going on. Linear layers outside the blocks and other
+    tensors of the plan are coded without calibration. Raises what `compress` raises, and
+    MissingExtraError.
     """
     if not model.is_folder or not model.config:
         raise ModelError("the model must be a folder with a config.json to be calibrated")
     check_output(model, plan, target, force)
-    plain = plain_encoder(plan, threads)
+    how = Run(Limits(threads, max_memory), force, resume, progress, say)
     torch.set_num_threads(thread_count(threads))
     tokenizer = load_tokenizer(model.path)
     chosen = calibration.text.windows(tokenizer)
@@ -197,47 +204,37 @@ def compress_calibrated(
     reached = blocks.weights() & {t.entry.name for t in plan.compressed}
     if not reached:
         raise ModelError("the model must have linear layers in its blocks to calibrate, got none")
-    state = {
-        "source": source_state(model),
-        "settings": _settings_json(plan.settings),
-        "calibration": calibration.as_json() | {"tune": 0},  # it comes after what is kept
-    }
-    work = WorkFolder(target, state, resume)
-    if work.discarded:
-        say(f"{work.path} of an earlier run was discarded; --resume would have gone on with it")
-    coder = _Coder(plan, calibration.how, work, threads, progress)
-    stream = blocks.enter(chosen, calibration.batch)
-    walk(
-        blocks,
-        stream,
-        reached,
-        coder,
-        damping=calibration.how.damping,
-        share=calibration.share,
-    )
-    del blocks, stream
-    factors = _tuned(model, sorted(coder.losses), work, chosen, calibration, say)
+    kept = calibration.as_json() | {"tune": 0}  # it comes after what is kept
+    method = Method(frozenset(reached), state={"calibration": kept})
+    state = state_of(model, plan, method)
+    units = all_units(plan, method.whole)
+    layers = {unit.tensor.entry.name: unit for unit in units if unit.tensor.entry.name in reached}
+    with working(target, state, how) as work:
+        coder = _Coder(plan, layers, calibration.how, work, how)
+        walk(
+            blocks,
+            blocks.enter(chosen, calibration.batch),
+            reached,
+            coder,
+            damping=calibration.how.damping,
+            share=calibration.share,
+        )
+        del blocks
+        factors = _tuned(model, coder, chosen, calibration, say)
+        others = [unit for unit in units if unit.tensor.entry.name not in reached]
+        code_units(model, plan, others, method, work, how.limits, progress)
 
-    def encoder(t: TensorPlan, read: RowReader, rows_done: RowsDone) -> PVQTensor:
-        kept = work.get(t.entry.name) if t.entry.name in coder.losses else None
-        if kept is None:
-            return plain(t, read, rows_done)
-        return with_norms(kept[0], factors[t.entry.name]) if factors else kept[0]
+        def tuned(name: str, tensor: PVQTensor) -> PVQTensor:
+            return with_norms(tensor, factors[name]) if factors else tensor
 
-    report = _report(plan, calibration, coder.losses, int(chosen.size))
-    result = run(model, plan, target, encoder, force, progress, {REPORT: report})
-    work.remove()
-    return result, report
-
-
-def _settings_json(settings: Settings) -> dict[str, Any]:
-    return asdict(replace(settings, rates=dict(settings.rates)))
+        assembly = Assembly(model, plan, work, method.whole, tuned)
+        report = _report(plan, calibration, coder.losses, int(chosen.size))
+        return complete(assembly, target, state["source"], force, {REPORT: report}), report
 
 
 def _tuned(
     model: Model,
-    names: list[str],
-    work: WorkFolder,
+    coder: _Coder,
     chosen: NDArray[np.int64],
     calibration: Calibration,
     say: Say,
@@ -247,8 +244,9 @@ def _tuned(
         return {}
     original = load(model.path, device=calibration.device)
     ours = load(model.path, device=calibration.device)
+    names = sorted(coder.losses)
     for name in names:
-        kept = work.get(name)
+        kept = coder.kept(name)
         assert kept is not None
         decoded = dequantize(kept[0], DTYPES[kept[0].dtype]).astype(np.float32)
         layer = ours.model.get_submodule(name.removesuffix(".weight"))
@@ -274,6 +272,6 @@ def _report(
         tensors[t.entry.name] = one | {"loss": None if own is None else asdict(own)}
     return {
         "calibration": calibration.as_json() | {"tokens_seen": seen},
-        "settings": _settings_json(settings),
+        "settings": settings_json(settings),
         "tensors": tensors,
     }

@@ -1,9 +1,9 @@
 """Checkpoints: compress and decompress models of files and folders (spec section 9.5)."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike, fspath
 from pathlib import Path
 from types import MappingProxyType
@@ -12,34 +12,52 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvq_ref import metadata, parsing
-from pvq_ref.container import Header, Reader, Writer, header_bytes, layout, read_header
-from pvq_ref.decoding import decoded_ranges
-from pvq_ref.encoding import RowReader, encode
-from pvq_ref.errors import IntegrityError, ModelError, NonFiniteError, OutputError, PVQError
-from pvq_ref.model import CONFIG, Model, open_model, rebuilt_index, write_json
-from pvq_ref.output import check_free, target_path, whole, write_sums
-from pvq_ref.parallel import thread_count
-from pvq_ref.plan import Plan, Settings, TensorPlan, make_plan
-from pvq_ref.tensor import DTYPES, PVQTensor, check_fields
+from pvq_ref import __version__, metadata, output, parsing
+from pvq_ref.assembly import Assembly, entries_of, write_around
+from pvq_ref.container import Reader, Writer, header_bytes, layout, read_header
+from pvq_ref.errors import ArgumentError, IntegrityError, ModelError, OutputError, PVQError
+from pvq_ref.locking import locked
+from pvq_ref.memory import DEFAULT_MEMORY, Limits
+from pvq_ref.model import Model, open_model
+from pvq_ref.output import check_free, partial_path, target_path, whole, writing
+from pvq_ref.plan import Plan, Settings, make_plan
+from pvq_ref.stored import decoded
+from pvq_ref.tensor import PVQTensor, check_fields
+from pvq_ref.units import Method, Note, Progress, Unit, all_units, code_units
+from pvq_ref.workfolder import Say, WorkFolder, source_state
 
-Progress = Callable[[str, int], None]  # name of the tensor, weights done since the last call
-RowsDone = Callable[[int], None]
-Encoder = Callable[[TensorPlan, RowReader, RowsDone], PVQTensor]
 AnyPath = str | PathLike[str]
+
+
+def _silent(*_: object) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a compression is carried out; no byte of the output depends on it.
+
+    force, to replace an existing output; resume, to go on with what an interrupted run left in
+    OUT.partial; progress, called with a tensor's name and the weights done; say gets lines about
+    what is going on; spread, which may have units coded elsewhere and returns what is left.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    force: bool = False
+    resume: bool = False
+    progress: Progress = _silent
+    say: Say = _silent
+    spread: Callable[[list[Unit], WorkFolder], list[Unit]] | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a compression wrote."""
+    """What a compression wrote, and what was noted of tensors that were coded whole."""
 
     plan: Plan
     header_size: int
     file_size: int
-
-
-def _silent(name: str, weights: int) -> None:
-    pass
+    notes: dict[str, Note]
 
 
 def compress(
@@ -58,37 +76,29 @@ def compress(
     include: tuple[str, ...] | list[str] = (),
     exclude: tuple[str, ...] | list[str] = (),
     threads: int | None = None,
+    max_memory: int = DEFAULT_MEMORY,
     force: bool = False,
+    resume: bool = False,
     progress: Progress = _silent,
 ) -> Result:
     """Compress a model without calibration data.
 
     Parameters: src, a .safetensors file or a folder of them; dst, what to make of it, in the same
     form; bits, the rate that no tensor exceeds; embed_bits, the rate of embeddings and output
-    heads, which otherwise stay as they are; include and exclude, see `selection.choose`; force, to
-    replace an existing output once the new one is complete; progress, called with a tensor's name
-    and the weights done; the rest as in `quantize`. The same bytes for any number of threads.
-    Raises ModelError, HeaderError, NonFiniteError, DomainError, OutputError, and leaves nothing
-    behind then.
+    heads, which otherwise stay as they are; include and exclude, see `selection.choose`;
+    max_memory, bytes beyond those of the program itself; force, to replace an existing output once
+    the new one is complete; resume, to go on with what an interrupted run left in dst.partial,
+    which is discarded otherwise; progress, called with a tensor's name and the weights done; the
+    rest as in `quantize`. The same bytes for any number of threads, any limit, and after any
+    interruption. Raises ModelError, HeaderError, NonFiniteError, DomainError, OutputError; what was
+    finished stays in dst.partial, unless resuming can't help.
     """
     settings = Settings(
         bits, embed_bits, group, gain_bits, order, block, seed, rotate, design, include, exclude
     )
+    how = Run(Limits(threads, max_memory), force, resume, progress)
     model = open_model(fspath(src))
-    plan = make_plan(model, settings)
-    return run(model, plan, target_path(dst), plain_encoder(plan, threads), force, progress)
-
-
-def plain_encoder(plan: Plan, threads: int | None) -> Encoder:
-    """Return what codes tensors without calibration data. Raises DomainError."""
-    thread_count(threads)
-
-    def one(t: TensorPlan, read: RowReader, rows_done: RowsDone) -> PVQTensor:
-        assert t.coding is not None
-        design = plan.settings.design
-        return encode(read, t.entry.shape, t.entry.dtype, t.coding, design, threads, rows_done)
-
-    return one
+    return run(model, make_plan(model, settings), target_path(dst), Method(), how)
 
 
 def check_output(model: Model, plan: Plan, target: Path, force: bool) -> None:
@@ -97,42 +107,93 @@ def check_output(model: Model, plan: Plan, target: Path, force: bool) -> None:
     _check_names(plan)
 
 
+def settings_json(settings: Settings) -> dict[str, Any]:
+    """Return settings as JSON."""
+    return asdict(replace(settings, rates=dict(settings.rates)))
+
+
+def state_of(model: Model, plan: Plan, method: Method) -> dict[str, Any]:
+    """Return all that the pieces of an output depend on, as JSON."""
+    return {
+        "program": f"pvq_ref {__version__}",
+        "source": source_state(model),
+        "settings": settings_json(plan.settings),
+        "whole": sorted(method.whole),
+        **method.state,
+    }
+
+
+@contextmanager
+def working(
+    target: Path, state: Mapping[str, Any], how: Run, *, shared: bool = False
+) -> Iterator[WorkFolder]:
+    """Give the work folder of an output, locked; say in errors that what is finished stays.
+
+    It doesn't where resuming can't help, since the source or an argument is wrong.
+    """
+    resume = how.resume or shared
+    with locked(target, shared=shared):
+        with writing(target):
+            work = WorkFolder(target, state, resume=resume, shared=shared, say=how.say)
+        try:
+            with writing(target):
+                yield work
+        except ArgumentError:
+            if not shared:
+                output.remove(work.path)
+            raise
+        except BaseException as error:
+            if work.path.is_dir():
+                again = "run this shard again" if shared else "run again with --resume"
+                error.add_note(f"{again} to go on with what is in {work.path}")
+            raise
+
+
 def run(
     model: Model,
     plan: Plan,
     target: Path,
-    encoder: Encoder,
-    force: bool,
-    progress: Progress,
+    method: Method,
+    how: Run,
     reports: Mapping[str, object] = MappingProxyType({}),
 ) -> Result:
     """Carry out a plan; reports are JSON files that a folder gets besides."""
-    check_output(model, plan, target, force)
-    headers: dict[str, Header] = {}
-    with whole(target, force, folder=model.is_folder) as partial:
-        for file, source in model.headers.items():
-            path = partial / file if model.is_folder else partial
-            tensors = [t for t in plan.tensors if t.file == file]
-            _compress_file(model.file(file), path, tensors, source, encoder, progress)
-            headers[file] = read_header(path)
-        if model.is_folder:
-            config = model.config | {"quantization_config": _config(plan)}
-            _write_around(model, partial, config, headers, sum(t.weights for t in plan.tensors))
-            for name, report in reports.items():
-                write_json(partial / name, report)
-            write_sums(partial)
+    check_output(model, plan, target, how.force)
+    state = state_of(model, plan, method)
+    with working(target, state, how) as work:
+        units = all_units(plan, method.whole)
+        if kept := sum(work.get(unit.name) is not None for unit in units):
+            how.say(f"going on: {kept} of {len(units)} pieces are in {work.path}")
+        if how.spread is not None:
+            units = how.spread(units, work)
+        code_units(model, plan, units, method, work, how.limits, how.progress)
+        assembly = Assembly(model, plan, work, method.whole)
+        return complete(assembly, target, state["source"], how.force, reports)
+
+
+def complete(
+    assembly: Assembly,
+    target: Path,
+    source: object,
+    force: bool,
+    reports: Mapping[str, object] = MappingProxyType({}),
+) -> Result:
+    """Put an output together of its pieces, and let it take its place.
+
+    source is what `source_state` said when the first of the pieces was made.
+    """
+    model, plan = assembly.model, assembly.plan
+    out = partial_path(target) / "out"
+    output.remove(out)
+    headers = assembly.write(out, reports)
+    if source_state(model) != source:
+        raise ModelError("the model must not change while it is compressed")
+    check_free(target, force, folder=model.is_folder)
+    output.replace(out, target)
+    output.remove(partial_path(target))
     header_size = sum(header.data_start for header in headers.values())
-    return Result(plan, header_size, header_size + plan.compressed_size + plan.untouched_size)
-
-
-def _config(plan: Plan) -> dict[str, Any]:
-    return {
-        "quant_method": "pvq",
-        "format_version": metadata.FORMAT_VERSION,
-        "bits": plan.settings.bits,
-        "embed_bits": plan.settings.embed_bits,
-        "group_size": plan.settings.group,
-    }
+    size = header_size + plan.compressed_size + plan.untouched_size
+    return Result(plan, header_size, size, assembly.notes)
 
 
 def check_target(model: Model, target: Path, force: bool) -> None:
@@ -145,7 +206,7 @@ def check_target(model: Model, target: Path, force: bool) -> None:
 
 def _check_names(plan: Plan) -> None:
     """Raise ModelError if a tensor has a name that a compressed one's fields need."""
-    names = [name for t in plan.tensors for name, _, _ in _entries_of(t)]
+    names = [name for t in plan.tensors for name, _, _ in entries_of(t)]
     if len(set(names)) < len(names):
         clash = sorted(name for name, count in Counter(names).items() if count > 1)
         raise ModelError(
@@ -153,80 +214,12 @@ def _check_names(plan: Plan) -> None:
         )
 
 
-def _entries_of(t: TensorPlan) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return the entries that a tensor gets in the output."""
-    e = t.entry
-    if t.coding is None:
-        return [(e.name, e.dtype, e.shape)]
-    return metadata.entries_of(e.name, e.shape, t.coding.allotment)
-
-
-def _compress_file(
-    source: Path,
-    target: Path,
-    tensors: list[TensorPlan],
-    header: Header,
-    encoder: Encoder,
-    progress: Progress,
-) -> None:
-    entries = layout([one for t in tensors for one in _entries_of(t)])
-    objects: dict[str, dict[str, object]] = {}
-    template = {
-        t.entry.name: metadata.longest_object(t.entry.shape, t.entry.dtype, t.coding)
-        for t in tensors
-        if t.coding
-    }
-    hashes = dict.fromkeys(entries, metadata.NO_HASH)
-    room = len(metadata.build_header(entries, hashes, template, header.metadata))
-    with Reader(source) as reader, Writer(target, entries, room) as writer:
-        for t in tensors:
-            name = t.entry.name
-            if t.coding is None:
-                writer.write(name, reader.chunks(name))
-                continue
-            tensor = _encode(reader, t, encoder, progress)
-            objects[name] = metadata.object_of(tensor)
-            for part in metadata.PARTS:
-                writer.write(f"{name}_{part}", [getattr(tensor, part)])
-        writer.finish(
-            metadata.build_header(entries, writer.hashes, objects, header.metadata, size=room)
-        )
-
-
-def _encode(reader: Reader, t: TensorPlan, encoder: Encoder, progress: Progress) -> PVQTensor:
-    name, cols = t.entry.name, t.entry.shape[-1]
-
-    def read(start: int, stop: int) -> NDArray[Any]:
-        return reader.read_rows(name, start, stop)
-
-    try:
-        return encoder(t, read, lambda rows: progress(name, rows * cols))
-    except NonFiniteError as error:
-        raise NonFiniteError(f"tensor {name!r}: {error}") from None
-
-
-def _write_around(
-    model: Model,
-    folder: Path,
-    config: dict[str, Any],
-    headers: dict[str, Header],
-    parameters: int,
-) -> None:
-    """Write what stands beside the weight files: side files, config, index."""
-    for name in model.side_files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(model.path / name, folder / name)
-    if config:
-        write_json(folder / CONFIG, config)
-    if model.index:
-        write_json(folder / model.index, rebuilt_index(headers, parameters))
-
-
 def decompress(
     src: AnyPath,
     dst: AnyPath,
     *,
     threads: int | None = None,
+    max_memory: int = DEFAULT_MEMORY,
     force: bool = False,
     progress: Progress = _silent,
 ) -> None:
@@ -236,27 +229,27 @@ def decompress(
     rest as in `compress`. Hashes are checked on the way. Raises ModelError, FormatError and its
     children, OutputError, and leaves nothing behind then.
     """
-    thread_count(threads)
+    limits = Limits(threads, max_memory)
     model = open_model(fspath(src))
     parsed = {file: parsing.parse(header) for file, header in model.headers.items()}
     target = target_path(dst)
     check_target(model, target, force)
     headers = {}
-    with whole(target, force, folder=model.is_folder) as partial:
+    with locked(target), whole(target, force, folder=model.is_folder) as partial:
         for file, meta in parsed.items():
             path = partial / file if model.is_folder else partial
-            _decompress_file(model.file(file), path, meta, threads, progress)
+            _decompress_file(model.file(file), path, meta, limits, progress)
             headers[file] = read_header(path)
         if model.is_folder:
             config = {k: v for k, v in model.config.items() if k != "quantization_config"}
             sizes = (
                 np.prod(e.shape, dtype=object) for h in headers.values() for e in h.entries.values()
             )
-            _write_around(model, partial, config, headers, int(sum(sizes)))
+            write_around(model, partial, config, headers, int(sum(sizes)))
 
 
 def _decompress_file(
-    source: Path, target: Path, meta: parsing.FileMetadata, threads: int | None, progress: Progress
+    source: Path, target: Path, meta: parsing.FileMetadata, limits: Limits, progress: Progress
 ) -> None:
     with Reader(source) as reader:
         parsing.check_entries(reader, meta)
@@ -269,7 +262,7 @@ def _decompress_file(
                 writer.write(name, reader.chunks(name))
                 parsing.check_hash(name, writer.hashes[name], meta)
             for name, bare in meta.tensors.items():
-                writer.write(name, _decoded_chunks(reader, name, bare, meta, threads, progress))
+                writer.write(name, _decoded_chunks(reader, name, bare, meta, limits, progress))
             writer.finish(head)
 
 
@@ -278,12 +271,11 @@ def _decoded_chunks(
     name: str,
     bare: PVQTensor,
     meta: parsing.FileMetadata,
-    threads: int | None,
+    limits: Limits,
     progress: Progress,
 ) -> Iterator[NDArray[Any]]:
     try:
-        tensor = parsing.with_fields(reader, name, bare, meta)
-        for _, rows in decoded_ranges(tensor, DTYPES[tensor.dtype], threads):
+        for _, rows in decoded(reader, name, bare, meta, limits):
             yield rows
             progress(name, rows.size)
     except IntegrityError:

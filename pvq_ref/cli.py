@@ -16,13 +16,19 @@ from typing import Any, NoReturn
 from pvq_ref.arguments import USAGE, parser
 from pvq_ref.printing import Bar, announce_compilation, emit, printable, say
 
-OK, FAILED, UNVERIFIED, INTERRUPTED = 0, 1, 3, 130
+OK, FAILED, UNVERIFIED, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 
 
 def _compress(args: argparse.Namespace) -> int:
     from pvq_ref.compressing import compress
 
     return compress(args)
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from pvq_ref.compressing import merge
+
+    return merge(args)
 
 
 def _calibrate(args: argparse.Namespace) -> int:
@@ -55,7 +61,10 @@ def _decompress(args: argparse.Namespace) -> int:
 
     from pvq_ref import parsing
     from pvq_ref.checkpoint import decompress
+    from pvq_ref.memory import Limits, memory_size
     from pvq_ref.model import open_model
+
+    limits = Limits(args.threads, memory_size(args.max_memory))
 
     tensors: dict[str, Any] = {}
     for header in open_model(args.model).headers.values():
@@ -64,7 +73,14 @@ def _decompress(args: argparse.Namespace) -> int:
     announce_compilation(args)
     began = time.monotonic()
     with Bar(args, weights) as bar:
-        decompress(args.model, args.out, threads=args.threads, force=args.force, progress=bar)
+        decompress(
+            args.model,
+            args.out,
+            threads=limits.threads,
+            max_memory=limits.memory,
+            force=args.force,
+            progress=bar,
+        )
     seconds = time.monotonic() - began
     say(args, f"{len(tensors)} tensors, {weights:,} weights decompressed in {seconds:.1f} s")
     emit(args, {"tensors": len(tensors), "weights": weights, "seconds": seconds})
@@ -91,13 +107,19 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from pvq_ref.parallel import thread_count
+    from pvq_ref.memory import Limits, memory_size
     from pvq_ref.verification import verify
 
-    thread_count(args.threads)
+    limits = Limits(args.threads, memory_size(args.max_memory))
     announce_compilation(args)
     with Bar(args, None) as bar:
-        report = verify(args.model, args.against, threads=args.threads, progress=bar)
+        report = verify(
+            args.model,
+            args.against,
+            threads=limits.threads,
+            max_memory=limits.memory,
+            progress=bar,
+        )
     for error in report.errors:
         say(args, f"{error.name}  {error.db:.2f} dB")
     if report.mean_db is not None:
@@ -164,6 +186,7 @@ def _conform(args: argparse.Namespace) -> int:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compress": _compress,
+    "merge": _merge,
     "decompress": _decompress,
     "inspect": _inspect,
     "verify": _verify,
@@ -174,8 +197,18 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 }
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came; what is under way ends as after Ctrl-C."""
+
+
 def _on_terminate(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+    raise _Terminated
+
+
+def _complain(message: object, error: BaseException) -> None:
+    """Say on stderr what went wrong, and what can be done."""
+    for line in (message, *getattr(error, "__notes__", [])):
+        print(f"pvq-ref: {printable(str(line))}", file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -191,20 +224,20 @@ def main(argv: list[str] | None = None) -> int:
         code = COMMANDS[args.command](args)
         sys.stdout.flush()  # here, where a full disk or a closed pipe can still be told
         return code
-    except KeyboardInterrupt:
-        left = "nothing was left behind"
-        if getattr(args, "calibrate", None):
-            left = f"--resume goes on with what is in {args.out}.calibration"
-        print(f"pvq-ref: interrupted; {left}", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        terminated = isinstance(error, _Terminated)
+        word = "terminated" if terminated else "interrupted"
+        left = hasattr(error, "__notes__")
+        _complain(word if left else f"{word}; nothing was left behind", error)
+        return TERMINATED if terminated else INTERRUPTED
     except BrokenPipeError:
         _drop_stdout()
         return FAILED
-    except MemoryError:
-        print("pvq-ref: memory doesn't suffice for this", file=sys.stderr)
+    except MemoryError as error:
+        _complain("memory doesn't suffice for this", error)
         return FAILED
     except (PVQError, OSError) as error:
-        print(f"pvq-ref: {printable(str(error))}", file=sys.stderr)
+        _complain(error, error)
         if isinstance(error, OSError):
             _drop_stdout()
         return USAGE if isinstance(error, DomainError) else FAILED

@@ -15,17 +15,16 @@ from threadpoolctl import threadpool_limits
 from pvq_ref.counting import bits, checked_integer
 from pvq_ref.curvature import DAMPING, Curvature, checked_damping, curvature
 from pvq_ref.encoding import (
-    FIT_GAIN,
     RowReader,
     checked_design,
     coding_for,
     no_room,
     rotated_rows,
     row_norms,
-    stored_norms,
 )
 from pvq_ref.errors import DomainError
 from pvq_ref.feedback import SEARCHES, Rows, Step, code_alone, feed_back, slots, steps, sweep
+from pvq_ref.finishing import FIT_GAIN, stored_norms
 from pvq_ref.gain import FITTED, Floats, design_levels, fitted_levels, nearest_levels
 from pvq_ref.groups import Coding, parts, rows_per_range
 from pvq_ref.packing import Bytes, pack_into

@@ -1,22 +1,26 @@
-"""The command `compress`: a plan, then data-free, with Hessians, or with a text."""
+"""The commands `compress` (a plan, then data-free, with Hessians, or with a text) and `merge`."""
 
 import argparse
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvq_ref.allocation import read_rates, write_rates
-from pvq_ref.checkpoint import Result, check_target, plain_encoder, run
+from pvq_ref.checkpoint import Result, Run, check_target, run
 from pvq_ref.compensated import Feedback
 from pvq_ref.errors import DomainError
-from pvq_ref.hessian_encoding import HessianEncoder
+from pvq_ref.hessian_encoding import with_hessians
 from pvq_ref.hessians import Hessians
+from pvq_ref.memory import Limits, memory_size
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import target_path
-from pvq_ref.parallel import thread_count
 from pvq_ref.plan import EXAMPLE_EMBED_BITS, Plan, Settings, make_plan
 from pvq_ref.printing import Bar, announce_compilation, emit, note, say, size_of
+from pvq_ref.sharding import compress_shard, shard_of
+from pvq_ref.sharding import merge as join
+from pvq_ref.units import Method, Unit
+from pvq_ref.workfolder import WorkFolder
 
 if TYPE_CHECKING:
     from pvq_ref.calibrated import Calibration
@@ -96,8 +100,29 @@ def _allocate(args: argparse.Namespace, model: Model, plan: Plan) -> Plan:
     return make_plan(model, replace(plan.settings, rates=rates))
 
 
-def _run(
-    args: argparse.Namespace, model: Model, plan: Plan, target: Path, bar: Bar
+def _method(args: argparse.Namespace, plan: Plan) -> Method:
+    """Return how tensors are coded, without a text."""
+    if not args.hessians:
+        return Method()
+    feedback = Feedback(args.damping, args.search, args.sweeps)
+    return with_hessians(plan, Hessians(args.hessians), feedback, args.threads)
+
+
+def _with_dask(args: argparse.Namespace, model: Model, plan: Plan, target: Path, how: Run) -> Run:
+    """Return how to run with a cluster's help."""
+    from pvq_ref.distributing import Job, spread
+
+    feedback = Feedback(args.damping, args.search, args.sweeps)
+    job = Job.of(model, plan, target, how.limits.memory, args.hessians, feedback)
+
+    def over(units: list[Unit], work: WorkFolder) -> list[Unit]:
+        return spread(args.dask, job, units, work, how.limits, how.progress, how.say)
+
+    return replace(how, spread=over)
+
+
+def _carry_out(
+    args: argparse.Namespace, model: Model, plan: Plan, target: Path, how: Run
 ) -> tuple[Result, dict[str, Any]]:
     """Compress with a text, with Hessians, or without either; return what is reported besides."""
     if args.calibrate:
@@ -109,20 +134,54 @@ def _run(
             target,
             _calibration(args),
             threads=args.threads,
+            max_memory=how.limits.memory,
             force=args.force,
             resume=args.resume,
-            progress=bar,
-            say=lambda line: note(args, line),
+            progress=how.progress,
+            say=how.say,
         )
         losses = {n: t["loss"] for n, t in report["tensors"].items() if t["loss"]}
         return result, {"report": report, "losses": losses}
-    if args.hessians:
-        how = Feedback(args.damping, args.search, args.sweeps)
-        coder = HessianEncoder(plan, Hessians(args.hessians), how, args.threads)
-        result = run(model, plan, target, coder, args.force, bar)
-        return result, {"losses": {name: asdict(lost) for name, lost in coder.losses.items()}}
-    encoder = plain_encoder(plan, args.threads)
-    return run(model, plan, target, encoder, args.force, bar), {}
+    if args.dask:
+        how = _with_dask(args, model, plan, target, how)
+    result = run(model, plan, target, _method(args, plan), how)
+    return result, {"losses": result.notes} if args.hessians else {}
+
+
+def _compress_shard(
+    args: argparse.Namespace,
+    model: Model,
+    plan: Plan,
+    target: Path,
+    limits: Limits,
+    shard: tuple[int, int],
+) -> int:
+    """Code one share of the work, and say how much it was."""
+    began = time.monotonic()
+    with Bar(args, None) as bar:
+        how = Run(limits, args.force, True, bar, lambda line: note(args, line))
+        weights = compress_shard(model, plan, target, _method(args, plan), how, shard)
+    seconds = time.monotonic() - began
+    say(
+        args,
+        f"shard {args.shard}: {weights:,} of {plan.weights:,} weights done in {seconds:.1f} s; "
+        f"when all shards are: pvq-ref merge {args.model} {args.out}",
+    )
+    number, count = shard
+    emit(args, {"shard": number, "shards": count, "weights": weights, "seconds": seconds})
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    """Run the command `merge` and return its exit code."""
+    began = time.monotonic()
+    result = join(args.model, args.out, force=args.force)
+    seconds = time.monotonic() - began
+    sizes = {"header_bytes": result.header_size, "file_bytes": result.file_size}
+    losses = {"losses": result.notes} if result.notes else {}
+    say(args, *_total_lines(result.plan, done=True), _time_line(result, seconds))
+    emit(args, result.plan.as_json() | sizes | {"seconds": seconds} | losses)
+    return 0
 
 
 def _loss_lines(report: dict[str, Any]) -> list[str]:
@@ -144,10 +203,17 @@ def _time_line(result: Result, seconds: float) -> str:
 
 def compress(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if not args.calibrate and (args.resume or args.tune):
-        raise DomainError("--resume and --tune must come with --calibrate")
+    if args.tune and not args.calibrate:
+        raise DomainError("--tune must come with --calibrate")
+    if args.calibrate and (args.shard is not None or args.dask):
+        raise DomainError(
+            "--shard and --dask must come without --calibrate, whose layers wait for each other"
+        )
+    if args.shard is not None and args.dask:
+        raise DomainError("--shard and --dask must not come together")
     settings = _settings(args)
-    thread_count(args.threads)
+    limits = Limits(args.threads, memory_size(args.max_memory))
+    shard = None if args.shard is None else shard_of(args.shard)
     model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
@@ -158,9 +224,12 @@ def compress(args: argparse.Namespace) -> int:
         emit(args, plan.as_json())
         return 0
     announce_compilation(args)
+    if shard is not None:
+        return _compress_shard(args, model, plan, target, limits, shard)
     began = time.monotonic()
     with Bar(args, plan.weights) as bar:
-        result, report = _run(args, model, plan, target, bar)
+        how = Run(limits, args.force, args.resume, bar, lambda line: note(args, line))
+        result, report = _carry_out(args, model, plan, target, how)
     seconds = time.monotonic() - began
     say(args, *_total_lines(plan, done=True), *_loss_lines(report), _time_line(result, seconds))
     emit(

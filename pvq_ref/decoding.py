@@ -63,39 +63,47 @@ def _amplitudes(t: PVQTensor, part: Part, start: int, stop: int) -> Floats:
     return amplitudes
 
 
-def _check_indices(t: PVQTensor, part: Part, start: int, stop: int) -> Words:
+def _check_indices(t: PVQTensor, part: Part, start: int, stop: int, first: int = 0) -> Words:
     """Return the index fields of a part's groups; raise PayloadError if one isn't below V."""
     index = _indices(t, part, start, stop)
     try:
         check_indices(index, part.n, part.k)
     except IndexRangeError as error:
-        raise PayloadError(f"rows {start} to {stop - 1}: {error}") from None
+        raise PayloadError(f"rows {first + start} to {first + stop - 1}: {error}") from None
     return index
 
 
 def decode_groups(
-    t: PVQTensor, part: Part, start: int, stop: int
+    t: PVQTensor, part: Part, start: int, stop: int, first: int = 0
 ) -> tuple[NDArray[np.int32], Floats]:
-    """Return y and the amplitude of a part's groups in a range of rows, on the calling thread."""
-    index = _check_indices(t, part, start, stop)
+    """Return y and the amplitude of a part's groups in a range of rows, on the calling thread.
+
+    Errors count rows from `first`, for a tensor that is a range of another one.
+    """
+    index = _check_indices(t, part, start, stop, first)
     table = part.tables(t.coding)
     return unrank_unchecked(index, table, t.coding.order), _amplitudes(t, part, start, stop)
 
 
-def _check_before_tables(t: PVQTensor, rows: int) -> None:
+def has_large_tables(t: PVQTensor) -> bool:
+    """Return whether tables take so long to make that all indices should be checked before."""
+    return any((part.n + 1) * (part.k + 2) > FREE_COUNTS for part in parts(t.allotment))
+
+
+def check_before_tables(t: PVQTensor, rows: int, first: int = 0) -> None:
     """Check all indices whose tables take long to make, `rows` rows at a time."""
     for part in parts(t.allotment):
         if (part.n + 1) * (part.k + 2) > FREE_COUNTS:
             check_tables(part.n, part.k, t.coding.order, t.coding.block)
             for start in range(0, t.grid.rows, rows):
-                _check_indices(t, part, start, min(start + rows, t.grid.rows))
+                _check_indices(t, part, start, min(start + rows, t.grid.rows), first)
 
 
-def decode_rows(t: PVQTensor, start: int, stop: int) -> Floats:
+def decode_rows(t: PVQTensor, start: int, stop: int, first: int = 0) -> Floats:
     """Return rows of W', before the inverse rotation, on the calling thread (spec section 8.5)."""
     out = np.empty((stop - start, t.grid.cols))
     for part in parts(t.allotment):
-        y, amplitudes = decode_groups(t, part, start, stop)
+        y, amplitudes = decode_groups(t, part, start, stop, first)
         _fill(y, amplitudes, out, part.first_column, part.per_row)
     return out
 
@@ -115,7 +123,7 @@ def decoded_ranges(
     """Yield (first row, rows of W) in order, each range rounded to dtype once."""
     check_fields(t)
     rows, most = decoding_steps(t.grid.cols)
-    _check_before_tables(t, rows)
+    check_before_tables(t, rows)
 
     def work(start: int, stop: int) -> tuple[int, NDArray[np.floating]]:
         x = decode_rows(t, start, stop)

@@ -1,31 +1,26 @@
 """Encoding: weights -> PVQTensor (spec section 8).
 
-Composition only: rows are cut into ranges, each range goes through rotation, search, gain, ranking
-and packing on one thread. Ranges don't depend on the number of threads, so neither do results.
+Composition only: rows are cut into ranges, each range goes through rotation, search, ranking and
+packing on one thread. A row's result doesn't depend on the rows around it, so neither ranges nor
+the number of threads matter. What needs all rows comes last (`pvq_ref.finishing`).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import frexp, prod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import prod
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pvq_ref.counting import ORDERS, bits, checked_integer
 from pvq_ref.errors import DomainError, NonFiniteError, ShapeError
-from pvq_ref.gain import (
-    DESIGNS,
-    FITTED,
-    Floats,
-    design_levels,
-    fitted_levels,
-    group_gains,
-    nearest_levels,
-)
-from pvq_ref.groups import Coding, Part, parts, rows_per_range
+from pvq_ref.finishing import finish, table_width
+from pvq_ref.gain import DESIGNS, FITTED, Floats, group_gains
+from pvq_ref.groups import Coding, parts, row_blocks, rows_per_range
 from pvq_ref.jit import kernel
-from pvq_ref.packing import Bytes, pack_into
-from pvq_ref.parallel import map_ranges
+from pvq_ref.packing import Bytes, pack_into, packed_size
+from pvq_ref.parallel import map_over
 from pvq_ref.ranking import rank_unchecked
 from pvq_ref.rates import allot
 from pvq_ref.rotation import Rotation
@@ -33,7 +28,6 @@ from pvq_ref.searching import search_unchecked
 from pvq_ref.tables import check_tables
 from pvq_ref.tensor import PVQTensor, dtype_name
 
-FIT_GAIN = 0.995  # levels are fitted to the data if they bring the squared error below this part
 RowReader = Callable[[int, int], NDArray[np.floating]]  # (start, stop) -> rows
 
 
@@ -48,13 +42,11 @@ def _row_norms(x: Floats, norms: Floats) -> None:
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """A range of rows: packed indices, and per part gains and squared errors of direction."""
+class Coded:
+    """Coded rows: their packed indices, and their lines of the table of `finishing`."""
 
     index: Bytes
-    norms: Floats
-    gains: list[Floats]
-    lost: list[Floats]
+    table: Floats
 
 
 def _finite_rows(read: RowReader, start: int, stop: int) -> Floats:
@@ -86,56 +78,49 @@ def row_norms(x: Floats, first: int) -> Floats:
     return norms
 
 
-def _encode_range(read: RowReader, coding: Coding, start: int, stop: int) -> _Encoded:
+def _code_range(read: RowReader, coding: Coding, start: int, stop: int) -> Coded:
     x = rotated_rows(read, coding, start, stop)
-    norms = row_norms(x, start)
-    row_bits = coding.allotment.row_index_bits
-    index = np.zeros(-(-(stop - start) * row_bits // 8), np.uint8)
-    gains, lost = [], []
-    for part in parts(coding.allotment):
+    a = coding.allotment
+    table = np.empty((stop - start, table_width(a)))
+    table[:, 0] = row_norms(x, start)
+    index = np.zeros(packed_size((stop - start) * a.row_index_bits), np.uint8)
+    for part in parts(a):
         w = part.columns(x)
         y = search_unchecked(w, part.k)
         fields = rank_unchecked(y, part.tables(coding), coding.order)
-        pack_into(index, fields, bits(part.n, part.k), (part.first_bit, part.per_row, row_bits))
-        gains.append(group_gains(w, y).reshape(-1, part.per_row))
-        lost.append(np.sum(w * w, axis=1).reshape(-1, part.per_row) - gains[-1] ** 2)
-    return _Encoded(index, norms, gains, lost)
+        layout = (part.first_bit, part.per_row, a.row_index_bits)
+        pack_into(index, fields, bits(part.n, part.k), layout)
+        gains = group_gains(w, y)
+        lost = np.maximum(np.sum(w * w, axis=1) - gains**2, 0.0)
+        table[:, 1 + part.level_row] = np.sum(lost.reshape(-1, part.per_row), axis=1)
+        first = 1 + a.level_rows + part.first_gain
+        table[:, first : first + part.per_row] = gains.reshape(-1, part.per_row)
+    return Coded(index, table)
 
 
-def stored_norms(norms: Floats) -> tuple[NDArray[np.float16], int]:
-    """Return binary16 row norms and their exponent (spec section 8.2)."""
-    largest = float(norms.max(initial=0.0))
-    exponent = frexp(largest)[1] - 15 if largest > 0.0 else 0
-    return np.ldexp(norms, -exponent).astype(np.float16), exponent
+def _joined(pieces: list[Coded]) -> Coded:
+    return Coded(
+        np.concatenate([one.index for one in pieces]), np.concatenate([one.table for one in pieces])
+    )
 
 
-def _relative(gains: Floats, unit: Floats) -> Floats:
-    """Return gains (rows, …) in units of the rows' norms; 0 where that is 0."""
-    usable = unit[:, None] > 0.0
-    return np.divide(gains, unit[:, None], out=np.zeros_like(gains), where=usable)
+def coded_blocks(
+    read: RowReader,
+    coding: Coding,
+    blocks: Sequence[tuple[int, int]],
+    step: int,
+    threads: int | None,
+) -> Iterator[Coded]:
+    """Yield blocks of rows (start, stop), coded; a thread takes `step` rows at a time.
 
-
-def _choose_levels(
-    gains: Floats, lost: Floats, part: Part, coding: Coding, design: str
-) -> tuple[NDArray[np.float32], str]:
-    """Return the levels of a part and the name of their design (spec section 5.4).
-
-    gains and lost, the squared error that no level can mend, are in units of the rows' norms.
+    step and start are multiples of eight, so that the fields of ranges begin at whole bytes.
     """
-    a = coding.allotment
-    if design == FITTED:
-        return fitted_levels(gains, a.gain_bits), design
-    wanted = "lloyd-max" if design == "auto" else design
-    law = design_levels(wanted, part.n, part.k, a.grid.cols, a.gain_bits)
-    if design != "auto":
-        return law, design
-    fitted = fitted_levels(gains, a.gain_bits)
-    direction = float(np.maximum(lost, 0.0).sum())
-
-    def error(levels: NDArray[np.float32]) -> float:
-        return direction + float(np.sum((gains - levels[nearest_levels(gains, levels)]) ** 2))
-
-    return (fitted, FITTED) if error(fitted) < FIT_GAIN * error(law) else (law, wanted)
+    ranges = [
+        (at, min(at + step, stop)) for start, stop in blocks for at in range(start, stop, step)
+    ]
+    done = map_over(lambda one: _code_range(read, coding, *one), ranges, threads)
+    for start, stop in blocks:
+        yield _joined(list(islice(done, -(-(stop - start) // step))))
 
 
 def encode(
@@ -148,37 +133,23 @@ def encode(
     rows_done: Callable[[int], None] = lambda rows: None,
 ) -> PVQTensor:
     """Compress the tensor whose rows `read(start, stop)` returns; see `quantize`."""
-    a = coding.allotment
-
-    def work(start: int, stop: int) -> _Encoded:
-        return _encode_range(read, coding, start, stop)
-
-    index = np.zeros(a.index_size, np.uint8)
-    ranges, filled = [], 0
-    for one in map_ranges(work, a.grid.rows, rows_per_range(a.grid.cols), threads):
-        index[filled : filled + one.index.size] = one.index
-        filled += one.index.size
-        ranges.append(replace(one, index=one.index[:0]))
-        rows_done(one.norms.size)
-    row_norm, exponent = stored_norms(np.concatenate([one.norms for one in ranges]))
-    unit = np.ldexp(row_norm.astype(np.float64), exponent)
-    gain = np.zeros(a.gain_size, np.uint8)
-    levels, names = [], []
-    for number, part in enumerate(parts(a)):
-        gains = _relative(np.concatenate([one.gains[number] for one in ranges]), unit)
-        lost = np.concatenate([one.lost[number] for one in ranges])
-        lost = _relative(_relative(lost, unit), unit)
-        seen = unit > 0.0 if unit.any() else unit == 0.0  # rows without weights say nothing
-        chosen, name = _choose_levels(
-            gains[seen].reshape(-1), lost[seen].reshape(-1), part, coding, design
-        )
-        fields = nearest_levels(gains.reshape(-1), chosen).astype(np.uint64)[:, None]
-        layout = (part.first_gain * a.gain_bits, part.per_row, a.grid.groups * a.gain_bits)
-        pack_into(gain, fields, a.gain_bits, layout)
-        levels.append(chosen)
-        names.append(name)
-    name = FITTED if FITTED in names else names[0]
-    return PVQTensor(shape, dtype, coding, name, exponent, index, gain, row_norm, np.stack(levels))
+    rows, cols = coding.allotment.grid.rows, coding.allotment.grid.cols
+    done = []
+    for one in coded_blocks(read, coding, row_blocks(rows, cols), rows_per_range(cols), threads):
+        done.append(one)
+        rows_done(len(one.table))
+    end = finish(lambda: (one.table for one in done), coding, design)
+    return PVQTensor(
+        shape,
+        dtype,
+        coding,
+        end.design,
+        end.norm_exponent,
+        np.concatenate([one.index for one in done]),
+        np.concatenate([end.gain(one.table) for one in done]),
+        np.concatenate([end.row_norm(one.table) for one in done]),
+        end.levels,
+    )
 
 
 def coding_for(

@@ -17,7 +17,7 @@
     │   └── IntegrityError              a hash that doesn't match
     ├── ModelError (ValueError)         a model that can't be taken as it is
     ├── OutputError (RuntimeError)      an output that exists or can't be written
-    └── MissingExtraError (ImportError) torch or transformers isn't there, or is too old
+    └── MissingExtraError (ImportError) what an extra brings isn't there, or is too old
 
 Messages have one grammar: *argument* must be *what*, got *value*; for arrays also the position of
 the first offender.
@@ -95,7 +95,11 @@ class OutputError(PVQError, RuntimeError):
 class MissingExtraError(PVQError, ImportError):
     """What a part of pvq_ref needs beyond its dependencies isn't installed."""
 
-    def __init__(self, what: str, reason: object) -> None:
-        super().__init__(
-            f"{what} must have torch and transformers: pip install 'pvq-ref[calibrate]' ({reason})"
-        )
+    def __init__(
+        self,
+        what: str,
+        reason: object,
+        packages: str = "torch and transformers",
+        extra: str = "calibrate",
+    ) -> None:
+        super().__init__(f"{what} must have {packages}: pip install 'pvq-ref[{extra}]' ({reason})")

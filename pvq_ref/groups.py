@@ -16,6 +16,7 @@ from pvq_ref.rotation import Rotation
 from pvq_ref.tables import Tables, tables
 
 RANGE = 1 << 17  # weights that one thread takes at a time
+BLOCK = 1 << 21  # weights that are kept, and coded again after an interruption, as one
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,13 @@ def parts(a: Allotment) -> Iterator[Part]:
 def rows_per_range(cols: int) -> int:
     """Return a multiple of eight rows, so that the fields of ranges begin at whole bytes."""
     return max(8, RANGE // cols // 8 * 8)
+
+
+def row_blocks(rows: int, cols: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of the blocks of a tensor: whole ranges, BLOCK weights or one range.
+
+    They depend on nothing but the shape.
+    """
+    step = rows_per_range(cols)
+    step *= max(1, BLOCK // (step * cols))
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]

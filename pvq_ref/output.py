@@ -18,9 +18,11 @@ from pvq_ref.folders import read_small
 
 SUMS = "SHA256SUMS"
 MAX_SUMS = 1 << 24  # bytes
+PARTIAL = ".partial"
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a link, a folder with all that is in it, or nothing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -30,6 +32,11 @@ def _remove(path: Path) -> None:
 def target_path(target: str | os.PathLike[str]) -> Path:
     """Return the absolute path of an output; a link at its end stays a link."""
     return Path(os.path.abspath(target))
+
+
+def partial_path(target: Path) -> Path:
+    """Return where an output is while it isn't complete."""
+    return target.with_name(target.name + PARTIAL)
 
 
 def check_free(target: Path, force: bool, *, folder: bool) -> None:
@@ -49,26 +56,34 @@ def check_free(target: Path, force: bool, *, folder: bool) -> None:
 
 
 @contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turn an OSError into an OutputError that names the output."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{target} can't be written: {error}") from error
+
+
+@contextmanager
 def whole(target: Path, force: bool, *, folder: bool) -> Iterator[Path]:
     """Give a path to write to, an empty folder or a free name; move it to the target at the end."""
     check_free(target, force, folder=folder)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        _remove(partial)
-        if folder:
-            partial.mkdir()
-        yield partial
-        _replace(partial, target)
-    except OSError as error:
-        _remove(partial)
-        raise OutputError(f"{target} can't be written: {error}") from error
-    except BaseException:
-        _remove(partial)
-        raise
+    partial = partial_path(target)
+    with writing(target):
+        try:
+            remove(partial)
+            if folder:
+                partial.mkdir()
+            yield partial
+            replace(partial, target)
+        except BaseException:
+            remove(partial)
+            raise
 
 
-def _replace(partial: Path, target: Path) -> None:
-    """Move the partial output to its place; an old folder goes only when the new one stands."""
+def replace(partial: Path, target: Path) -> None:
+    """Move a complete output to its place; an old folder goes only when the new one stands."""
+    _make_durable(partial)
     if not target.is_dir() or not partial.is_dir() or target.is_symlink():
         if target.is_symlink() and partial.is_dir():
             target.unlink()  # a folder can't take the place of a link, as a file can
@@ -84,12 +99,22 @@ def _replace(partial: Path, target: Path) -> None:
                 raise
         finally:
             if target.is_dir():
-                _remove(aside)
+                remove(aside)
     directory = os.open(target.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def _make_durable(path: Path) -> None:
+    """Let what was written reach the disk before its name says that it is complete."""
+    for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        file = os.open(one, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def file_hash(path: Path) -> str:

@@ -5,12 +5,15 @@ depends on the number of threads, so neither do results.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import TypeVar
 
 from pvq_ref.counting import checked_integer
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -25,27 +28,38 @@ def thread_count(threads: int | None) -> int:
     return checked_integer("threads", threads, 1, 4096)
 
 
-def map_ranges(
-    work: Callable[[int, int], Result], total: int, step: int, threads: int | None
+def map_over(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int | None
 ) -> Iterator[Result]:
-    """Yield work(start, stop) for consecutive ranges of at most `step`, in their order.
+    """Yield work(item) of all items, in their order.
 
-    At most a few ranges per thread are under way at once, so that results don't pile up.
+    At most two items per thread are under way at once, and no more of `items` is asked for, so that
+    neither they nor results pile up.
     """
-    ranges = [(start, min(start + step, total)) for start in range(0, total, step)]
-    workers = min(thread_count(threads), len(ranges))
+    workers = thread_count(threads)
     if workers <= 1:
-        yield from (work(start, stop) for start, stop in ranges)
+        yield from map(work, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        ahead = 2 * workers
-        pending = [pool.submit(work, *one) for one in ranges[:ahead]]
+    coming = iter(items)
+    first = list(islice(coming, 2 * workers))
+    if len(first) <= 1:
+        yield from map(work, first)
+        return
+    with ThreadPoolExecutor(min(workers, len(first))) as pool:
+        pending = deque(pool.submit(work, item) for item in first)
+        del first
         try:
-            for position in range(len(ranges)):
-                result = pending[position].result()
-                pending[position] = None  # type: ignore[call-overload]
-                if position + ahead < len(ranges):
-                    pending.append(pool.submit(work, *ranges[position + ahead]))
+            while pending:
+                result = pending.popleft().result()
+                pending.extend(pool.submit(work, item) for item in islice(coming, 1))
                 yield result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def map_ranges(
+    work: Callable[[int, int], Result], total: int, step: int, threads: int | None
+) -> Iterator[Result]:
+    """Yield work(start, stop) for consecutive ranges of at most `step`, in their order."""
+    ranges = ((start, min(start + step, total)) for start in range(0, total, step))
+    return map_over(lambda one: work(*one), ranges, threads)

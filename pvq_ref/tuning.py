@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pvq_ref.encoding import stored_norms
 from pvq_ref.extra import torch
+from pvq_ref.finishing import stored_norms
 from pvq_ref.gain import Floats
 from pvq_ref.language_model import LanguageModel
 from pvq_ref.tensor import PVQTensor

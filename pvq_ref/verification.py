@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from pvq_ref import parsing
 from pvq_ref.container import Entry, Reader
-from pvq_ref.decoding import decoded_ranges
 from pvq_ref.errors import CapacityError, FormatError, ModelError
 from pvq_ref.folders import model_files
+from pvq_ref.memory import DEFAULT_MEMORY, Limits
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import SUMS, file_hash, read_sums
-from pvq_ref.tensor import DTYPES, PVQTensor
+from pvq_ref.stored import check_fields_of, decoded
+from pvq_ref.tensor import PVQTensor
 
 Progress = Callable[[str, int], None]
 
@@ -75,17 +76,18 @@ def verify(
     against: str | PathLike[str] | None = None,
     *,
     threads: int | None = None,
+    max_memory: int = DEFAULT_MEMORY,
     progress: Progress = lambda name, weights: None,
 ) -> Report:
     """Check a compressed file or folder: every hash, every range, every group decoded.
 
     Parameters: path; against, the original model, to which decoded tensors are compared in the type
-    of the source, and untouched ones bit for bit; threads, all by default; progress, as in
+    of the source, and untouched ones bit for bit; threads, max_memory and progress as in
     `compress`. Returns a Report, whose list of problems is empty if all is well. Raises ModelError
     if there is nothing to verify; what is wrong with a file is a problem in the report, and so is
     what would take too much memory to decode.
     """
-    report = Report()
+    limits, report = Limits(threads, max_memory), Report()
     original = _Original(open_model(fspath(against)), report) if against is not None else None
     folder = Path(path)
     if (folder / SUMS).is_file():
@@ -100,7 +102,7 @@ def verify(
         report.problems.append(str(error))
         return report
     for file in model.headers:
-        _verify_file(model, file, report, original, threads, progress)
+        _verify_file(model, file, report, original, limits, progress)
     if original:
         original.check_complete()
     return report
@@ -194,7 +196,7 @@ def _verify_file(
     file: str,
     report: Report,
     original: _Original | None,
-    threads: int | None,
+    limits: Limits,
     progress: Progress,
 ) -> None:
     header = model.headers[file]
@@ -211,7 +213,7 @@ def _verify_file(
                 original.compare_untouched(reader, name)
         for name, bare in meta.tensors.items():
             report.compressed += 1
-            check = partial(_decode, reader, name, bare, meta, original, threads, progress)
+            check = partial(_decode, reader, name, bare, meta, original, limits, progress)
             _attempt(report, f"{file}: tensor {name!r:.80}", check)
 
 
@@ -221,21 +223,21 @@ def _decode(
     bare: PVQTensor,
     meta: parsing.FileMetadata,
     original: _Original | None,
-    threads: int | None,
+    limits: Limits,
     progress: Progress,
 ) -> None:
     """Decode a whole tensor; compare it to the original's if there is one."""
     if original:
         original.unseen.discard(name)  # a damaged tensor isn't a missing one
-    tensor = parsing.with_fields(reader, name, bare, meta)
+    check_fields_of(reader, name, meta)
 
     def ranges() -> Iterator[tuple[int, NDArray[Any]]]:
-        for start, rows in decoded_ranges(tensor, DTYPES[tensor.dtype], threads):
+        for start, rows in decoded(reader, name, bare, meta, limits):
             yield start, rows
             progress(name, rows.size)
 
     if original:
-        original.compare_decoded(name, tensor, ranges())
+        original.compare_decoded(name, bare, ranges())
     else:
         for _ in ranges():
             pass

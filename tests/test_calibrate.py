@@ -173,7 +173,7 @@ def test_a_calibrated_folder_is_whole_and_says_how_it_was_made(folder, text, tmp
     assert len(report["tensors"]) == 14
     for one in report["tensors"].values():
         assert 0.0 < one["loss"]["coded"] < one["loss"]["without"]
-    assert not list(tmp_path.glob("*.calibration"))
+    assert not list(tmp_path.glob("*.partial"))
     assert result.plan.compressed_size == sum(t.size for t in result.plan.compressed)
 
 
@@ -222,7 +222,7 @@ def test_what_was_interrupted_goes_on_and_ends_in_the_same_bytes(folder, text, t
     with pytest.raises(Stop):
         compressed(folder, tmp_path / "got", calibration, progress=interrupt)
     assert not (tmp_path / "got").exists()
-    kept = list((tmp_path / "got.calibration").glob("*.safetensors"))
+    kept = list((tmp_path / "got.partial").glob("0*"))
     assert 3 <= len(kept) <= 6
     times = {path: path.stat().st_mtime_ns for path in kept}
     broken = kept[0]
@@ -233,7 +233,7 @@ def test_what_was_interrupted_goes_on_and_ends_in_the_same_bytes(folder, text, t
     assert all(path.stat().st_mtime_ns == times[path] for path in kept if path != broken)
     compressed(folder, tmp_path / "got", calibration, resume=True)
     assert contents(tmp_path / "got") == contents(tmp_path / "ref")
-    assert not (tmp_path / "got.calibration").exists()
+    assert not (tmp_path / "got.partial").exists()
 
 
 def test_going_on_with_other_settings_is_refused_and_anew_is_said(folder, text, tmp_path):
@@ -361,7 +361,7 @@ def test_the_command_line_calibrates_and_keeps_a_plan(folder, tmp_path, capsys):
 
 def test_the_command_line_refuses_what_does_not_fit_together(folder, tmp_path, capsys):
     base = ["compress", str(folder / "model"), str(tmp_path / "out")]
-    for option in (["--allocate"], ["--resume"], ["--tune", "1"]):
+    for option in (["--allocate"], ["--tune", "1"]):
         assert main([*base, *option]) == 2
         assert "--calibrate" in capsys.readouterr().err
     assert main([*base, "--allocate"]) == 2

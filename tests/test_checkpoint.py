@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from pvq_ref import PVQTensor, checkpoint, compress, decompress, dequantize, load, quantize
+from pvq_ref import PVQTensor, assembly, compress, decompress, dequantize, load, quantize
 from pvq_ref.errors import (
     DomainError,
     HeaderError,
@@ -706,7 +706,7 @@ def fail_at_the_sums(monkeypatch, error):
     def write_sums(folder):
         raise error
 
-    monkeypatch.setattr(checkpoint, "write_sums", write_sums)
+    monkeypatch.setattr(assembly, "write_sums", write_sums)
     return {}
 
 
@@ -740,17 +740,30 @@ ERRORS = [
 @pytest.mark.parametrize("where", FAILURES)
 @pytest.mark.parametrize(("error", "raised"), ERRORS, ids=lambda one: str(one)[:20])
 @pytest.mark.parametrize("old", [True, False], ids=["old output", "no output"])
-def test_a_failure_leaves_everything_as_it_was(
+def test_a_failure_leaves_everything_as_it_was_and_can_be_mended(
     models, tmp_path, monkeypatch, where, error, raised, old
 ):
+    """Besides what was there, c.partial stays; with it the same bytes come out at last."""
+    options = {"bits": 4, "include": ["re:self_attn"], "force": True}
+    compress(models / "sharded", tmp_path / "ref", **options)
     if old:
         old_output(tmp_path / "c")
     before = {path: one[1] for path, one in stamps(tmp_path).items()}
-    options = FAILURES[where](monkeypatch, error)
-    with pytest.raises(raised):
-        compress(models / "sharded", tmp_path / "c", 4, include=["re:self_attn"], force=True,
-                 **options)  # fmt: skip
-    assert {path: one[1] for path, one in stamps(tmp_path).items()} == before
+    with monkeypatch.context() as patch:
+        failing = FAILURES[where](patch, error)
+        with pytest.raises(raised) as caught:
+            compress(models / "sharded", tmp_path / "c", **options, **failing)
+    assert any("--resume" in line for line in caught.value.__notes__)
+    partial = tmp_path / "c.partial"
+    after = {
+        path: one[1]
+        for path, one in stamps(tmp_path).items()
+        if path != partial and partial not in path.parents
+    }
+    assert after == before
+    compress(models / "sharded", tmp_path / "c", **options, resume=True)
+    assert names_in(tmp_path) == ["c", "ref"]
+    assert files_of(tmp_path / "c") == files_of(tmp_path / "ref")
 
 
 @pytest.mark.parametrize(("error", "raised"), ERRORS, ids=lambda one: str(one)[:20])

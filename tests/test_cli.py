@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 from pvq_ref import __version__
 from pvq_ref.cli import main
 from tests.models import (
-    FIRST,
     LEFT_OUT,
     MATRICES,
     files_of,
@@ -97,10 +96,12 @@ OPTIONS = {
                  "--levels", "--seed", "--no-rotate", "--include", "--exclude", "--dry-run",
                  "--force", "--json", "--quiet", "--threads", "--calibrate", "--hessians",
                  "--tokens", "--window", "--part", "--text-seed", "--share", "--tune", "--allocate",
-                 "--plan", "--search", "--sweeps", "--damping", "--resume", "--device", "--batch"],
-    "decompress": ["MODEL", "OUT", "--force", "--json", "--quiet", "--threads"],
+                 "--plan", "--search", "--sweeps", "--damping", "--resume", "--device", "--batch",
+                 "--max-memory", "--shard", "--dask"],
+    "merge": ["MODEL", "OUT", "--force", "--json", "--quiet"],
+    "decompress": ["MODEL", "OUT", "--force", "--json", "--quiet", "--threads", "--max-memory"],
     "inspect": ["MODEL", "--entropy", "--json", "--quiet", "--threads"],
-    "verify": ["MODEL", "--against", "--json", "--quiet", "--threads"],
+    "verify": ["MODEL", "--against", "--json", "--quiet", "--threads", "--max-memory"],
     "vectors": ["OUT", "--force", "--json", "--quiet"],
     "conform": ["COMMAND", "--timeout", "--only", "--json", "--quiet"],
 }  # fmt: skip
@@ -637,8 +638,12 @@ def big(tmp_path_factory):
     return path
 
 
+def resuming(out):
+    return f"pvq-ref: run again with --resume to go on with what is in {out}.partial\n"
+
+
 @pytest.mark.parametrize(("number", "old"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
-def test_an_interrupt_leaves_everything_as_it_was(big, tmp_path, number, old):
+def test_an_interrupt_leaves_what_is_finished_and_nothing_else(big, tmp_path, number, old):
     if old:
         (tmp_path / "c").write_bytes(b"old")
     before = names_in(tmp_path)
@@ -648,31 +653,60 @@ def test_an_interrupt_leaves_everything_as_it_was(big, tmp_path, number, old):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as child:  # fmt: skip
         deadline = time.monotonic() + 60
-        while names_in(tmp_path) == before and time.monotonic() < deadline:
+        while not (tmp_path / "c.partial").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         time.sleep(0.3)
         assert child.poll() is None, "the test needs a model that takes longer"
         child.send_signal(number)
         out, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert err == "pvq-ref: interrupted; nothing was left behind\n"
+    word, code = ("interrupted", 130) if number == signal.SIGINT else ("terminated", 143)
+    assert child.returncode == code
+    assert err == f"pvq-ref: {word}\n" + resuming(tmp_path / "c")
     assert "became" not in out
-    assert names_in(tmp_path) == before
+    assert names_in(tmp_path) == sorted([*before, "c.partial"])
     if old:
         assert (tmp_path / "c").read_bytes() == b"old"
 
 
-def test_compressing_again_after_an_interrupt_works(models, tmp_path, run, monkeypatch):
-    from pvq_ref import checkpoint
+@pytest.mark.parametrize("resume", [True, False])
+def test_compressing_again_after_an_interrupt_works(models, tmp_path, run, monkeypatch, resume):
+    from pvq_ref import assembly
 
     def interrupted(folder):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_sums", interrupted)
-        code, _, err = run("compress", models / "m", tmp_path / "c", "-q")
+        patch.setattr(assembly, "write_sums", interrupted)
+        code, _, err = run("compress", models / "m", tmp_path / "c", "-q", "-b4")
+    assert (code, err) == (130, "pvq-ref: interrupted\n" + resuming(tmp_path / "c"))
+    assert names_in(tmp_path) == ["c.partial"]
+    more = ["--resume"] if resume else []
+    code, _, err = run("compress", models / "m", tmp_path / "c", "-b4", *more)
+    partial = tmp_path / "c.partial"
+    discarded = f"pvq-ref: {partial} of an earlier run was discarded; resume would have gone on\n"
+    count = len(MATRICES)
+    going_on = f"pvq-ref: going on: {count} of {count} pieces are in {partial}\n"
+    assert (code, err) == (0, going_on if resume else discarded)
+    assert files_of(tmp_path / "c") == files_of(models / "c")
+
+
+def test_an_interrupted_decompression_leaves_nothing(models, tmp_path, run, monkeypatch):
+    from pvq_ref import checkpoint
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "write_around", interrupted)
+    code, _, err = run("decompress", models / "c", tmp_path / "d", "-q")
     assert (code, err) == (130, "pvq-ref: interrupted; nothing was left behind\n")
     assert names_in(tmp_path) == []
-    assert run("compress", models / "m", tmp_path / "c", "-q") == (0, "", "")
-    assert FIRST in {one for path in (tmp_path / "c").glob("*.safetensors")
-                     for one in pvq_of(path)["tensors"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress", "verify"])
+@pytest.mark.parametrize("size", ["", "256", "-1M", "1.5G", "many", "1P"])
+def test_a_bad_size_of_memory_is_wrong_usage(models, tmp_path, run, command, size):
+    paths = [models / ("m" if command == "compress" else "c"), tmp_path / "out"]
+    code, _, err = run(command, *paths[: 1 + (command != "verify")], f"--max-memory={size}")
+    assert code == 2
+    assert "max_memory must be" in err
+    assert names_in(tmp_path) == []

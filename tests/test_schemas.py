@@ -46,6 +46,14 @@ def test_every_json_object_obeys_its_schema(source, capsys):
     assert check(capsys, "decompress", "decompress", packed, after)["tensors"] == 1
 
 
+def test_json_of_shards_obeys_its_schemas(source, capsys):
+    before, packed = source / "in.safetensors", source / "packed.safetensors"
+    for number in (1, 2):
+        done = check(capsys, "shard", "compress", before, packed, "--shard", f"{number}/2")
+        assert (done["shard"], done["shards"]) == (number, 2)
+    assert check(capsys, "compress", "merge", before, packed)["weights"] == 24 * 40
+
+
 @pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.stem)
 def test_schemas_are_schemas_and_strict(path):
     schema = json.loads(path.read_text())
