@@ -238,7 +238,7 @@ def decompress(
     with locked(target), whole(target, force, folder=model.is_folder) as partial:
         for file, meta in parsed.items():
             path = partial / file if model.is_folder else partial
-            _decompress_file(model.file(file), path, meta, limits, progress)
+            _decompress_file(model, file, path, meta, limits, progress)
             headers[file] = read_header(path)
         if model.is_folder:
             config = {k: v for k, v in model.config.items() if k != "quantization_config"}
@@ -249,9 +249,14 @@ def decompress(
 
 
 def _decompress_file(
-    source: Path, target: Path, meta: parsing.FileMetadata, limits: Limits, progress: Progress
+    model: Model,
+    file: str,
+    target: Path,
+    meta: parsing.FileMetadata,
+    limits: Limits,
+    progress: Progress,
 ) -> None:
-    with Reader(source) as reader:
+    with Reader(model.file(file), model.headers[file]) as reader:
         parsing.check_entries(reader, meta)
         untouched = [reader.header.entries[name] for name in meta.untouched]
         wanted = [(e.name, e.dtype, e.shape) for e in untouched]
@@ -293,7 +298,7 @@ def load(path: AnyPath) -> dict[str, PVQTensor | NDArray[Any]]:
     tensors: dict[str, PVQTensor | NDArray[Any]] = {}
     for file, header in model.headers.items():
         meta = parsing.parse(header)
-        with Reader(model.file(file)) as reader:
+        with Reader(model.file(file), header) as reader:
             for name, bare in meta.tensors.items():
                 tensors[name] = parsing.with_fields(reader, name, bare, meta)
             for name in meta.untouched:

@@ -19,7 +19,7 @@ from pvq_ref.folders import model_files
 from pvq_ref.memory import DEFAULT_MEMORY, Limits
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import SUMS, file_hash, read_sums
-from pvq_ref.stored import check_fields_of, decoded
+from pvq_ref.stored import decoded
 from pvq_ref.tensor import PVQTensor
 
 Progress = Callable[[str, int], None]
@@ -229,7 +229,6 @@ def _decode(
     """Decode a whole tensor; compare it to the original's if there is one."""
     if original:
         original.unseen.discard(name)  # a damaged tensor isn't a missing one
-    check_fields_of(reader, name, meta)
 
     def ranges() -> Iterator[tuple[int, NDArray[Any]]]:
         for start, rows in decoded(reader, name, bare, meta, limits):
