@@ -36,7 +36,7 @@ def check_width(name: str, a: Allotment, entries: Mapping[str, Entry]) -> None:
     got, rows = 8 * entry.size, a.grid.rows
     if not rows * low - 8 <= got <= rows * high + 8:
         raise MetadataError(
-            f"entry '{name:.80}_index' must have the bytes of {rows} rows of indices of "
+            f"entry {f'{name}_index'!r:.80} must have the bytes of {rows} rows of indices of "
             f"n = {a.grid.n}, k = {a.k}, tail_k = {a.tail_k}, got {entry.size}"
         )
 

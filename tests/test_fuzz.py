@@ -1,6 +1,9 @@
 """A small set of the cases of bench/fuzz.py, and flipped bits; bench/fuzz.py reads many more."""
 
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,7 @@ from fuzz_mutations import case
 from fuzz_reading import Broken, check_command, clear, command_line, read, subject, write
 
 CASES = 400
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -95,3 +99,50 @@ def test_every_single_bit_of_a_small_file_is_found(tmp_path):
     content = fuzz_flips.small_file(tmp_path)
     for bit in range(8 * len(content)):
         assert fuzz_flips.is_found(content, bit, tmp_path) == (True, True), bit
+
+
+BAD_WORKERS = """
+import os, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, "bench")
+import fuzz_seeds, fuzz_workers
+fuzz_workers.PATIENCE = 3.0
+def read(seed, path, out):
+    what = fuzz_workers.bad.get(seed.number)
+    if what == "crash":
+        os.abort()
+    if what == "hang":
+        while True:
+            pass
+    if what == "memory":
+        bytearray(fuzz_workers.MEMORY + (1 << 20))
+    if what == "error":
+        raise ZeroDivisionError
+    return {"verify": "problems"}
+class Numbered:
+    kind = "none"
+    main = ("x",)
+    def __init__(self, number):
+        self.number = number
+fuzz_workers.bad = {1: "crash", 3: "hang", 5: "memory", 7: "error"}
+fuzz_workers.read = read
+fuzz_workers.case = lambda seed, number, good: (Numbered(number), {"x": b""})
+with tempfile.TemporaryDirectory() as folder:
+    done = fuzz_workers.run(10, 0, 2, None, [], Path(folder))
+print(done.counts["verify problems"], done.cases)
+for finding in sorted(done.findings):
+    print(finding.splitlines()[0], finding.splitlines()[-1])
+"""
+
+
+def test_workers_that_crash_hang_or_take_too_much_are_noticed():
+    done = subprocess.run(
+        [sys.executable, "-c", BAD_WORKERS], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "6 8", done.stderr
+    assert [line.split(":")[0] for line in lines[1:]] == ["case 1", "case 3", "case 5", "case 7"]
+    assert "status 134" in lines[1] or "status 6" in lines[1]
+    assert "status 9" in lines[2]
+    assert lines[3].endswith("MemoryError")
+    assert lines[4].endswith("ZeroDivisionError")
