@@ -26,6 +26,7 @@ VARIANTS: dict[str, list[str]] = {
     "feedback": [],
     "allocated": ["--allocate"],
     "tuned": ["--allocate", "--tune", "3"],
+    "weighed": ["--allocate", "--tune", "3", "--weigh-tokens"],
 }
 
 
@@ -138,7 +139,7 @@ paired standard error of one seed.
 ## Variants
 
 `feedback` is `pvq-ref compress --calibrate`; `allocated` adds `--allocate`, and `tuned` adds
-`--tune 3` to that.
+`--tune 3` to that; `weighed` also has `--weigh-tokens`.
 """
     report.write_page(path, text)
 

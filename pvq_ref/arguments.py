@@ -120,6 +120,10 @@ def _add_feedback(c: argparse.ArgumentParser) -> None:
         "(default 0.7)",
     )  # fmt: skip
     g.add_argument(
+        "--weigh-tokens", action="store_true",
+        help="let tokens of the text count by what errors cost the model there",
+    )  # fmt: skip
+    g.add_argument(
         "--tune", type=int, default=0, metavar="N",
         help="tune the norms of rows for the whole model, N times over the text (default 0)",
     )  # fmt: skip

@@ -7,10 +7,11 @@ will be x^, so the best weights are
     W* = W (E[x x^ᵀ] + μ I)(E[x^ x^ᵀ] + μ I)⁻¹,
 
 and errors on top of them count with the Hessian E[x^ x^ᵀ]. Layers of one input share both means;
-layers that come later in a block see those before them coded.
+layers that come later in a block see those before them coded. Tokens may count differently in the
+means (spec 7.9).
 """
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +37,33 @@ class Moments:
 Coder = Callable[[list[str], list[Floats], Floats], Iterable[NDArray[np.floating]]]
 
 
-def moments(pairs: Iterable[tuple[Any, Any]]) -> Moments:
-    """Return the moments of batches (x^, x), each (tokens, cols) float32."""
+def moments(pairs: Iterable[tuple[Any, Any]], counts: Any = None) -> Moments:
+    """Return the moments of batches (x^, x), each (tokens, cols) float32.
+
+    counts (all tokens,) float32, of mean 1, says how much each token counts; None is the same.
+    """
     sums: list[Any] = []
     tokens = 0
     for ours, original in pairs:
-        own = (ours.T @ ours).double()
-        products = [own, own if ours is original else (ours.T @ original).double()]
+        left = ours
+        if counts is not None:
+            left = ours * counts[tokens : tokens + len(ours), None]
+        own = (left.T @ ours).double()
+        products = [own, own if ours is original else (left.T @ original).double()]
         sums = [a + b for a, b in zip(sums, products, strict=True)] if sums else products
         tokens += len(ours)
     return Moments(sums[0] / tokens, sums[1] / tokens, tokens)
+
+
+def token_counts(slopes: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """Return how much each token counts for layers of one input, (tokens,) float32 of mean 1.
+
+    slopes are squared derivatives (tokens,) by the names of weights, see `token_slopes`. Where all
+    are zero, all tokens count the same.
+    """
+    root = torch.stack([slopes[name] for name in names]).sum(0).sqrt()
+    mean = root.mean(dtype=torch.float64)
+    return root / mean if mean > 0 else torch.ones_like(root)
 
 
 def target(weight: Any, m: Moments, damping: float, share: float) -> Floats:
@@ -67,11 +85,13 @@ def walk(
     damping: float,
     share: float = 1.0,
     one_pass: bool = False,
+    slopes: Mapping[str, Any] | None = None,
 ) -> None:
     """Code the linear layers whose weights `layers` names, block by block.
 
     stream comes from `blocks.enter`, and ends behind the last block. share is how much of the way
-    from W to W* is gone. In one pass every layer sees what the original's sees, and W* is W.
+    from W to W* is gone. In one pass every layer sees what the original's sees, and W* is W. With
+    slopes, see `token_counts`, tokens count by what their errors cost.
     """
     original = stream.copy()
     for number in range(len(blocks)):
@@ -84,7 +104,11 @@ def walk(
                     (x if one_pass else stream.inputs(block, number, stage[0], batch), x)
                     for batch, x in enumerate(seen.pop(stage[0]))
                 )
-                _code_stage(blocks, block, number, stage, moments(pairs), code, damping, share)
+                counts = None
+                if slopes is not None:
+                    counts = token_counts(slopes, [blocks.name_of(number, n) for n in stage])
+                m = moments(pairs, counts)
+                _code_stage(blocks, block, number, stage, m, code, damping, share)
             if one_pass:
                 stream.states[:] = original.states
             else:

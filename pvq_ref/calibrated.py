@@ -32,7 +32,7 @@ from pvq_ref.parallel import thread_count
 from pvq_ref.plan import Plan, TensorPlan
 from pvq_ref.rotation import splitmix64
 from pvq_ref.selection import reason_to_leave
-from pvq_ref.sensitivity import sensitivities
+from pvq_ref.sensitivity import sensitivities, token_slopes
 from pvq_ref.tensor import DTYPES, PVQTensor
 from pvq_ref.tuning import tune, with_norms
 from pvq_ref.units import Method, Progress, Unit, all_units, code_units, get_tensor, put_tensor
@@ -72,7 +72,8 @@ class Text:
 @dataclass(frozen=True)
 class Calibration:
     """How a model is calibrated: its text, the feedback, the share of the way to W* (spec section
-    7.5), epochs of tuning, and the torch device with the windows that it takes at a time.
+    7.5), epochs of tuning, the torch device with the windows that it takes at a time, and whether
+    tokens count by what their errors cost (7.9).
     """
 
     text: Text
@@ -81,6 +82,7 @@ class Calibration:
     tune: int = 0
     device: str = "cpu"
     batch: int = 8
+    weigh_tokens: bool = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share <= 1.0:
@@ -95,6 +97,7 @@ class Calibration:
             "feedback": asdict(self.how),
             "share": self.share,
             "tune": self.tune,
+            "weigh_tokens": self.weigh_tokens,
         }
 
 
@@ -209,6 +212,7 @@ def compress_calibrated(
     state = state_of(model, plan, method)
     units = all_units(plan, method.whole)
     layers = {unit.tensor.entry.name: unit for unit in units if unit.tensor.entry.name in reached}
+    slopes = _slopes(model, reached, chosen, calibration, say)
     with working(target, state, how) as work:
         coder = _Coder(plan, layers, calibration.how, work, how)
         walk(
@@ -218,8 +222,9 @@ def compress_calibrated(
             coder,
             damping=calibration.how.damping,
             share=calibration.share,
+            slopes=slopes,
         )
-        del blocks
+        del blocks, slopes
         factors = _tuned(model, coder, chosen, calibration, say)
         others = [unit for unit in units if unit.tensor.entry.name not in reached]
         code_units(model, plan, others, method, work, how.limits, progress)
@@ -230,6 +235,20 @@ def compress_calibrated(
         assembly = Assembly(model, plan, work, method.whole, tuned)
         report = _report(plan, calibration, coder.losses, int(chosen.size))
         return complete(assembly, target, state["source"], force, {REPORT: report}), report
+
+
+def _slopes(
+    model: Model,
+    names: set[str],
+    chosen: NDArray[np.int64],
+    calibration: Calibration,
+    say: Say,
+) -> dict[str, Any] | None:
+    """Return what tokens are weighed by, or None where all count the same."""
+    if not calibration.weigh_tokens:
+        return None
+    say(f"measuring what errors cost at each of {chosen.size:,} tokens")
+    return token_slopes(load(model.path, device=calibration.device), names, chosen)
 
 
 def _tuned(

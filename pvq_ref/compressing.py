@@ -83,7 +83,7 @@ def _calibration(args: argparse.Namespace) -> "Calibration":
 
     text = Text(Path(args.calibrate), args.tokens, args.window, args.part, args.text_seed)
     how = Feedback(args.damping, args.search, args.sweeps)
-    return Calibration(text, how, args.share, args.tune, args.device, args.batch)
+    return Calibration(text, how, args.share, args.tune, args.device, args.batch, args.weigh_tokens)
 
 
 def _allocate(args: argparse.Namespace, model: Model, plan: Plan) -> Plan:
@@ -203,8 +203,8 @@ def _time_line(result: Result, seconds: float) -> str:
 
 def compress(args: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    if args.tune and not args.calibrate:
-        raise DomainError("--tune must come with --calibrate")
+    if (args.tune or args.weigh_tokens) and not args.calibrate:
+        raise DomainError("--tune and --weigh-tokens must come with --calibrate")
     if args.calibrate and (args.shard is not None or args.dask):
         raise DomainError(
             "--shard and --dask must come without --calibrate, whose layers wait for each other"

@@ -14,7 +14,7 @@ pytest.importorskip("accelerate", reason="needs the extra `calibrate`")
 
 from pvq_ref import checkpoint, errors  # noqa: E402
 from pvq_ref.blocks import Blocks  # noqa: E402
-from pvq_ref.calibrate import Moments, moments, target, walk  # noqa: E402
+from pvq_ref.calibrate import Moments, moments, target, token_counts, walk  # noqa: E402
 from pvq_ref.calibrated import (  # noqa: E402
     REPORT,
     Calibration,
@@ -29,6 +29,7 @@ from pvq_ref.hessians import Hessians  # noqa: E402
 from pvq_ref.language_model import load, load_tokenizer  # noqa: E402
 from pvq_ref.model import open_model  # noqa: E402
 from pvq_ref.plan import Settings, make_plan  # noqa: E402
+from pvq_ref.sensitivity import token_slopes  # noqa: E402
 from pvq_ref.tuning import tune, with_norms  # noqa: E402
 from pvq_ref.verification import verify  # noqa: E402
 from tests.language_models import TEXT, make_llama  # noqa: E402
@@ -70,6 +71,10 @@ def printed(capsys, schema):
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def weights(folder):
+    return {name: data for name, data in contents(folder).items() if name.endswith("safetensors")}
 
 
 def test_blocks_one_at_a_time_give_the_model_s_hidden_states(folder, windows):
@@ -115,6 +120,60 @@ def test_moments_are_means_over_all_tokens():
     assert got.tokens == 14
     torch.testing.assert_close(got.own, ours.T @ ours / 14, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(got.cross, ours.T @ original / 14, rtol=1e-5, atol=1e-6)
+
+
+def test_a_token_that_counts_twice_is_as_good_as_two():
+    random = torch.Generator().manual_seed(0)
+    ours, original = (torch.randn(9, 6, generator=random) for _ in range(2))
+    counts = torch.tensor([2.0, 1, 1, 1, 2, 1, 1, 0, 0])
+    got = moments([(ours[:5], original[:5]), (ours[5:], original[5:])], counts)
+    twice = torch.tensor([0, 0, 1, 2, 3, 4, 4, 5, 6])
+    ref = moments([(ours[twice], original[twice])])
+    torch.testing.assert_close(got.own, ref.own)
+    torch.testing.assert_close(got.cross, ref.cross)
+
+
+def test_tokens_count_by_the_root_of_what_errors_cost():
+    slopes = {"a": torch.tensor([1.0, 0, 16, 4]), "b": torch.tensor([8.0, 0, 0, 0]), "c": None}
+    got = token_counts(slopes, ["a", "b"])
+    torch.testing.assert_close(got, torch.tensor([3.0, 0, 4, 2]) * 4 / 9)
+    none = token_counts({"a": torch.zeros(3)}, ["a"])
+    torch.testing.assert_close(none, torch.ones(3))
+
+
+def test_token_slopes_are_the_squared_derivatives_by_a_layer_s_outputs(folder, windows):
+    """Moving one output of one layer at one token moves the log-likelihood by its derivative."""
+    model = load(folder / "model")
+    name, window = "model.layers.1.mlp.up_proj", windows[0]
+    got = token_slopes(model, {f"{name}.weight"}, windows[:2])[f"{name}.weight"]
+    assert got.shape == (windows[:2].size,)
+    layer = model.model.get_submodule(name)
+    moved = torch.zeros(len(window), layer.out_features, requires_grad=True)
+    handle = layer.register_forward_hook(lambda _, args, out: out + moved)
+    ids = torch.from_numpy(window)[None]
+    logits = model.model(input_ids=ids, use_cache=False).logits[0].float()
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(logits.detach().softmax(-1), 1, generator=generator)[:, 0]
+    (ref,) = torch.autograd.grad(-logits.log_softmax(-1)[range(len(drawn)), drawn].sum(), moved)
+    handle.remove()
+    torch.testing.assert_close(got[: len(window)], (ref**2).sum(1), rtol=1e-4, atol=1e-8)
+    assert float(got.min()) >= 0.0 and float(got.max()) > 0.0
+
+
+def test_weighed_tokens_change_the_result_and_equal_weights_do_not(
+    folder, text, tmp_path, monkeypatch
+):
+    plain = Calibration(text, Feedback(sweeps=0))
+    compressed(folder, tmp_path / "plain", plain)
+    compressed(folder, tmp_path / "weighed", replace(plain, weigh_tokens=True))
+
+    def equal(model, names, windows):
+        return {name: torch.full((windows.size,), 0.25) for name in names}
+
+    monkeypatch.setattr("pvq_ref.calibrated.token_slopes", equal)
+    compressed(folder, tmp_path / "equal", replace(plain, weigh_tokens=True))
+    ref, weighed, got = (weights(tmp_path / name) for name in ("plain", "weighed", "equal"))
+    assert got == ref != weighed
 
 
 def test_the_target_is_the_least_squares_solution():
@@ -361,7 +420,7 @@ def test_the_command_line_calibrates_and_keeps_a_plan(folder, tmp_path, capsys):
 
 def test_the_command_line_refuses_what_does_not_fit_together(folder, tmp_path, capsys):
     base = ["compress", str(folder / "model"), str(tmp_path / "out")]
-    for option in (["--allocate"], ["--tune", "1"]):
+    for option in (["--allocate"], ["--tune", "1"], ["--weigh-tokens"]):
         assert main([*base, *option]) == 2
         assert "--calibrate" in capsys.readouterr().err
     assert main([*base, "--allocate"]) == 2
