@@ -285,8 +285,8 @@ nothing else was left behind; the script stops at the first that doesn't.
 
 One kill in five comes at any moment of a run's life, the others after it has begun to work. Disks
 are tmpfs of random sizes up to twice the output where they can be mounted; a limit of file size
-strikes at the same calls. A killed worker is one of two of a local dask cluster; there is nothing to
-resume then, the run goes on.
+strikes at the same calls. A killed worker is one of two of a local dask cluster; there is nothing
+to resume then, the run goes on.
 """
     report.write_page(given.page, text)
 

@@ -23,7 +23,7 @@ from pvq_ref.output import check_free, partial_path, target_path, whole, writing
 from pvq_ref.plan import Plan, Settings, make_plan
 from pvq_ref.stored import decoded
 from pvq_ref.tensor import PVQTensor, check_fields
-from pvq_ref.units import Method, Note, Progress, Unit, all_units, code_units
+from pvq_ref.units import Method, Note, Progress, Unit, all_units, code_units, reading
 from pvq_ref.workfolder import Say, WorkFolder, source_state
 
 AnyPath = str | PathLike[str]
@@ -186,7 +186,10 @@ def complete(
     out = partial_path(target) / "out"
     output.remove(out)
     headers = assembly.write(out, reports)
-    if source_state(model) != source:
+    with reading(model.path):
+        now = source_state(model)
+    if now != source:
+        output.remove(partial_path(target))  # it can't be gone on with
         raise ModelError("the model must not change while it is compressed")
     check_free(target, force, folder=model.is_folder)
     output.replace(out, target)

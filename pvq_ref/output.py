@@ -16,7 +16,8 @@ from pathlib import Path
 from pvq_ref.errors import MetadataError, OutputError
 
 SUMS = "SHA256SUMS"
-PARTIAL = ".partial"
+PARTIAL = ".partial"  # ends the name of an output that isn't complete
+STATE = "state.json"  # what an OUT.partial holds that can be gone on with
 
 
 def remove(path: Path) -> None:
@@ -41,6 +42,8 @@ def check_free(target: Path, force: bool, *, folder: bool) -> None:
     """Raise OutputError if the output can't be made, or shouldn't replace what is there."""
     if not target.parent.is_dir():
         raise OutputError(f"the folder of the output must exist, got {target.parent}")
+    if target.name.endswith(PARTIAL):
+        raise OutputError(f"the output must not be called {PARTIAL}, got {target}")
     if not os.path.lexists(target):
         return
     if not force:
