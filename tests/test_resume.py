@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from pvq_ref import checkpoint, compress, decompress, load
+from pvq_ref import compress, decompress, load, running
 from pvq_ref.curvature import checked_hessian
 from pvq_ref.errors import ModelError, NonFiniteError, OutputError, PVQError
 from pvq_ref.hessian_encoding import compress_with_hessians
@@ -282,7 +282,7 @@ def test_what_is_not_complete_is_no_model(models, tmp_path, monkeypatch):
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.output, "replace", fail)
+        patch.setattr(running.output, "replace", fail)
         with pytest.raises(Stop):
             without(models / "m", tmp_path / "c")
     assert (tmp_path / "c.partial" / "out" / "SHA256SUMS").exists()
