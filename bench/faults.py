@@ -50,6 +50,12 @@ def stamps(folder: Path) -> dict[str, tuple[int, int]]:
     return {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in [folder, *folder.iterdir()]}
 
 
+def wait_for(path: Path, child: "subprocess.Popen[Any]") -> None:
+    """Wait until a file is there, or a process has ended."""
+    while child.poll() is None and not path.exists():
+        time.sleep(0.001)
+
+
 class Campaign:
     """One source, its reference, and what happened to runs."""
 
@@ -65,12 +71,30 @@ class Campaign:
         self.weights = sum(t.stop - t.start for _, t in open_model(self.source).entries()) // 2
         subprocess.run([*PROGRAM, self.source, folder / "warm", "-q"], check=True)
         began = time.monotonic()
-        subprocess.run([*PROGRAM, self.source, folder / "reference", "-q"], check=True)
+        with subprocess.Popen([*PROGRAM, self.source, folder / "reference", "-q"]) as child:
+            wait_for(folder / "reference.partial", child)
+            self.until_begun = time.monotonic() - began
         self.seconds = time.monotonic() - began
         self.reference = contents(folder / "reference")
         self.pieces = len(list(self.files())) or 1
         self.seen: Counter[str] = Counter()
         self.kept: list[float] = []
+
+    def wait_at_random(self, child: "subprocess.Popen[Any]", out: Path, rng: random.Random) -> bool:
+        """Let a run go on for a random time; return whether it still goes on.
+
+        Most of the life of a small run is start-up, so only one in five ends at any moment of it,
+        the others after OUT.partial has appeared.
+        """
+        seconds = rng.uniform(0.0, self.seconds)
+        if rng.random() < 0.8:
+            wait_for(out.with_name(out.name + ".partial"), child)
+            seconds = rng.uniform(0.0, self.seconds - self.until_begun)
+        try:
+            child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
 
     def files(self) -> Iterator[str]:
         """Yield the names of the tensors that are compressed."""
@@ -111,14 +135,13 @@ class Campaign:
 def kill_once(campaign: Campaign, folder: Path, rng: random.Random) -> None:
     """Kill a run at a random moment, and resume it."""
     out = folder / "out"
-    moment = rng.uniform(0.0, campaign.seconds)
     with subprocess.Popen(
         [*PROGRAM, campaign.source, out, "-q"], stderr=subprocess.DEVNULL
     ) as child:
-        try:
-            child.wait(moment)
-        except subprocess.TimeoutExpired:
+        began = time.monotonic()
+        if campaign.wait_at_random(child, out, rng):
             child.send_signal(signal.SIGKILL)
+        moment = time.monotonic() - began
     if campaign.check_interrupted(out):
         campaign.seen["complete before it was killed"] += 1
     else:
@@ -179,9 +202,7 @@ def lose_worker_once(campaign: Campaign, folder: Path, rng: random.Random, clien
     out, workers = folder / "out", sorted(client.run(os.getpid).values())
     command = [*PROGRAM, campaign.source, out, "-q", "--dask", client.scheduler.address]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        try:
-            child.wait(rng.uniform(0.0, campaign.seconds))
-        except subprocess.TimeoutExpired:
+        if campaign.wait_at_random(child, out, rng):
             os.kill(rng.choice(workers), signal.SIGKILL)
             begun = out.with_name("out.partial").exists()
             campaign.seen["while coding" if begun else "before coding"] += 1
@@ -254,16 +275,18 @@ def main() -> None:
 
 Made by `{report.command("faults.py")}` on {report.made_with("numpy", "numba")}.
 Model: random weights, {campaign.weights:,} of them in {campaign.pieces} matrices and an
-embedding; an undisturbed warm run takes {campaign.seconds:.1f} s, imports included. After each
-fault the source was untouched, no partial output was taken for a model, and an output was there
-only where it was complete. Every resumed run ended in the bytes of the undisturbed one, all files
-of the folder, and nothing else was left behind; the script stops at the first that doesn't.
+embedding; an undisturbed warm run takes {campaign.seconds:.1f} s, of which
+{campaign.until_begun:.1f} s pass before it begins to work. After each fault the source was
+untouched, no partial output was taken for a model, and an output was there only where it was
+complete. Every resumed run ended in the bytes of the undisturbed one, all files of the folder, and
+nothing else was left behind; the script stops at the first that doesn't.
 
 {report.table(["fault", "runs", "where it struck", "resumed", "pieces kept, mean"], rows)}
 
-Kills come at moments that are uniform over the life of a run. Disks are tmpfs of random sizes up to
-twice the output where they can be mounted; a limit of file size strikes at the same calls. A killed
-worker is one of two of a local dask cluster; there is nothing to resume then, the run goes on.
+One kill in five comes at any moment of a run's life, the others after it has begun to work. Disks
+are tmpfs of random sizes up to twice the output where they can be mounted; a limit of file size
+strikes at the same calls. A killed worker is one of two of a local dask cluster; there is nothing
+to resume then, the run goes on.
 """
     report.write_page(given.page, text)
 

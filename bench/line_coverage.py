@@ -37,7 +37,7 @@ SUBJECTS = {
     "gain": ("gain",),
     "rotation": ("hadamard", "rotation"),
     "packing": ("packing",),
-    "tensor": ("rates", "groups", "tensor", "encoding", "decoding", "product"),
+    "tensor": ("rates", "groups", "tensor", "finishing", "encoding", "decoding", "product"),
     "container": ("container", "metadata", "parsing"),
 }
 RUNS = (

@@ -209,7 +209,7 @@ MUTATIONS = [
     Mutation("tensor.py", "padding of gains isn't checked",
              'check_padding(t.gain, a.grid.rows * a.grid.groups * a.gain_bits, "gain")', "pass",
              FILE),
-    Mutation("encoding.py", "the norm exponent is one too large",
+    Mutation("finishing.py", "the norm exponent is one too large",
              "frexp(largest)[1] - 15", "frexp(largest)[1] - 14", "row_norms"),
     Mutation("encoding.py", "squares are summed from the end",
              "for value in x[row]:", "for value in x[row][::-1]:", "row_norms"),

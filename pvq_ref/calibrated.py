@@ -16,7 +16,6 @@ from pvq_ref.allocation import allocate
 from pvq_ref.assembly import Assembly
 from pvq_ref.blocks import Blocks
 from pvq_ref.calibrate import walk
-from pvq_ref.checkpoint import Result, Run, check_output, complete, settings_json, state_of, working
 from pvq_ref.compensated import Feedback, Losses, encode
 from pvq_ref.counting import checked_integer
 from pvq_ref.curvature import Curvature, layer_curvature
@@ -31,6 +30,7 @@ from pvq_ref.output import file_hash
 from pvq_ref.parallel import thread_count
 from pvq_ref.plan import Plan, TensorPlan
 from pvq_ref.rotation import splitmix64
+from pvq_ref.running import Result, Run, check_output, complete, settings_json, state_of, working
 from pvq_ref.selection import reason_to_leave
 from pvq_ref.sensitivity import sensitivities, token_slopes
 from pvq_ref.tensor import DTYPES, PVQTensor

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvq_ref.allocation import read_rates, write_rates
-from pvq_ref.checkpoint import Result, Run, check_target, run
 from pvq_ref.compensated import Feedback
 from pvq_ref.errors import DomainError
 from pvq_ref.hessian_encoding import with_hessians
@@ -17,6 +16,7 @@ from pvq_ref.model import Model, open_model
 from pvq_ref.output import target_path
 from pvq_ref.plan import EXAMPLE_EMBED_BITS, Plan, Settings, make_plan
 from pvq_ref.printing import Bar, announce_compilation, emit, note, say, size_of
+from pvq_ref.running import Result, Run, check_target, run
 from pvq_ref.sharding import compress_shard, shard_of
 from pvq_ref.sharding import merge as join
 from pvq_ref.units import Method, Unit

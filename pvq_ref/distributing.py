@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pvq_ref.checkpoint import settings_json, state_of
 from pvq_ref.compensated import Feedback
 from pvq_ref.errors import MissingExtraError, OutputError
 from pvq_ref.hessian_encoding import with_hessians
@@ -22,6 +21,7 @@ from pvq_ref.memory import Limits
 from pvq_ref.model import Model, open_model
 from pvq_ref.parallel import thread_count
 from pvq_ref.plan import Plan, Settings, make_plan
+from pvq_ref.running import settings_json, state_of
 from pvq_ref.units import Method, Progress, Unit, all_units, code_units
 from pvq_ref.workfolder import Say, WorkFolder, read_state
 

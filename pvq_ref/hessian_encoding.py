@@ -5,7 +5,6 @@ from os import PathLike, fspath
 
 from threadpoolctl import threadpool_limits
 
-from pvq_ref.checkpoint import Result, Run, check_output, run
 from pvq_ref.compensated import Feedback, Losses, encode
 from pvq_ref.curvature import Curvature, layer_curvature
 from pvq_ref.encoding import RowReader
@@ -15,6 +14,7 @@ from pvq_ref.memory import DEFAULT_MEMORY, Limits
 from pvq_ref.model import open_model
 from pvq_ref.output import target_path
 from pvq_ref.plan import Plan, Settings, TensorPlan, make_plan
+from pvq_ref.running import Result, Run, check_output, run
 from pvq_ref.tensor import PVQTensor
 from pvq_ref.units import Method, Note, Progress, RowsDone
 

@@ -10,7 +10,7 @@ from typing import Any
 from pvq_ref.container import Entry, Header, read_header
 from pvq_ref.errors import ModelError
 from pvq_ref.folders import model_files, read_json
-from pvq_ref.output import PARTIAL, SUMS
+from pvq_ref.output import PARTIAL, STATE, SUMS
 
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
@@ -83,15 +83,21 @@ def _names_in_index(folder: Path, index: str) -> list[str]:
     return sorted(names)
 
 
+def _refuse_partial(path: Path) -> None:
+    """Raise ModelError for what an interrupted run left, and for what is in it."""
+    own = path.absolute()
+    inside = own.parent.name.endswith(PARTIAL) and (own.parent / STATE).exists()
+    if own.name.endswith(PARTIAL) or inside:
+        raise ModelError(
+            f"the model must be complete, got {path}: what an interrupted run left; run it again, "
+            "compress with --resume"
+        )
+
+
 def open_model(path: str | Path) -> Model:
     """Look at a model: a .safetensors file or a folder. Raises ModelError, HeaderError."""
     path = Path(path)
-    for one in (path.absolute(), path.absolute().parent):
-        if one.name.endswith(PARTIAL):
-            raise ModelError(
-                f"the model must be complete, got {path}: what an interrupted run left; run it "
-                "again, compress with --resume"
-            )
+    _refuse_partial(path)
     if os.path.isfile(path):
         return Model(path, {path.name: read_header(path)})
     if not os.path.isdir(path):

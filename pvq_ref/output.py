@@ -18,7 +18,8 @@ from pvq_ref.folders import read_small
 
 SUMS = "SHA256SUMS"
 MAX_SUMS = 1 << 24  # bytes
-PARTIAL = ".partial"
+PARTIAL = ".partial"  # ends the name of an output that isn't complete
+STATE = "state.json"  # what an OUT.partial holds that can be gone on with
 
 
 def remove(path: Path) -> None:
@@ -43,6 +44,8 @@ def check_free(target: Path, force: bool, *, folder: bool) -> None:
     """Raise OutputError if the output can't be made, or shouldn't replace what is there."""
     if not target.parent.is_dir():
         raise OutputError(f"the folder of the output must exist, got {target.parent}")
+    if target.name.endswith(PARTIAL):
+        raise OutputError(f"the output must not be called {PARTIAL}, got {target}")
     if not os.path.lexists(target):
         return
     if not force:

@@ -9,12 +9,12 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from pvq_ref.assembly import Assembly
-from pvq_ref.checkpoint import Result, Run, check_output, complete, state_of, working
 from pvq_ref.errors import DomainError, OutputError
 from pvq_ref.memory import Limits
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import partial_path, target_path
 from pvq_ref.plan import Plan, Settings, make_plan
+from pvq_ref.running import Result, Run, check_output, complete, state_of, working
 from pvq_ref.units import Method, all_units, code_units, share_of
 from pvq_ref.workfolder import read_state
 

@@ -22,9 +22,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from pvq_ref.errors import OutputError
 from pvq_ref.model import Model
-from pvq_ref.output import partial_path, remove
+from pvq_ref.output import STATE, partial_path, remove
 
-STATE = "state.json"
 DIGEST = 32
 Say = Callable[[str], None]
 

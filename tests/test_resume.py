@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from pvq_ref import checkpoint, compress, decompress, load
+from pvq_ref import compress, decompress, load, running
 from pvq_ref.curvature import checked_hessian
 from pvq_ref.errors import ModelError, NonFiniteError, OutputError, PVQError
 from pvq_ref.hessian_encoding import compress_with_hessians
@@ -198,12 +198,6 @@ def touch(path):
     os.utime(path, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns + 1))
 
 
-def longer(path):
-    stat = path.stat()
-    path.write_bytes(path.read_bytes() + b"\0")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-
-
 def test_a_changed_source_is_refused(models, tmp_path):
     shutil.copytree(models / "m", tmp_path / "m")
     with pytest.raises(Stop):
@@ -219,7 +213,7 @@ def test_a_source_that_changes_meanwhile_is_refused(models, tmp_path):
 
     with pytest.raises(ModelError, match="must not change while"):
         without(tmp_path / "m", tmp_path / "c", progress=lambda name, weights: touch(file))
-    assert "c" not in names_in(tmp_path)
+    assert names_in(tmp_path) == ["m"]
 
 
 def test_a_source_that_disappears_is_named_and_may_come_back(models, ref, tmp_path):
@@ -288,7 +282,7 @@ def test_what_is_not_complete_is_no_model(models, tmp_path, monkeypatch):
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.output, "replace", fail)
+        patch.setattr(running.output, "replace", fail)
         with pytest.raises(Stop):
             without(models / "m", tmp_path / "c")
     assert (tmp_path / "c.partial" / "out" / "SHA256SUMS").exists()
@@ -298,6 +292,14 @@ def test_what_is_not_complete_is_no_model(models, tmp_path, monkeypatch):
                 use(path)
     assert any("must be complete" in one for one in verify(path).problems)
     assert names_in(tmp_path) == ["c.partial"]
+
+
+def test_no_output_is_called_as_if_it_were_not_complete(models, tmp_path):
+    with pytest.raises(OutputError, match=r"must not be called \.partial"):
+        without(models / "m", tmp_path / "c.partial")
+    (tmp_path / "my.partial").mkdir()  # a folder of somebody's own
+    without(models / "m", tmp_path / "my.partial" / "c")
+    assert verify(tmp_path / "my.partial" / "c").problems == []
 
 
 # Real interruptions

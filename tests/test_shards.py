@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvq_ref import compress, groups
-from pvq_ref.checkpoint import Run
 from pvq_ref.cli import main
 from pvq_ref.compensated import Feedback
 from pvq_ref.curvature import checked_hessian
@@ -22,6 +21,7 @@ from pvq_ref.hessians import Hessians
 from pvq_ref.memory import Limits
 from pvq_ref.model import open_model
 from pvq_ref.plan import Settings, make_plan
+from pvq_ref.running import Run
 from pvq_ref.sharding import compress_shard, merge, shard_of
 from pvq_ref.units import Method, all_units, share_of
 from tests.models import MATRICES, files_of, make_folder, names_in
