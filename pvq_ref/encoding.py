@@ -97,8 +97,8 @@ def _encode_range(read: RowReader, coding: Coding, start: int, stop: int) -> _En
         y = search_unchecked(w, part.k)
         fields = rank_unchecked(y, part.tables(coding), coding.order)
         pack_into(index, fields, bits(part.n, part.k), (part.first_bit, part.per_row, row_bits))
-        gains.append(group_gains(w, y).reshape(-1, part.per_row))
-        lost.append(np.sum(w * w, axis=1).reshape(-1, part.per_row) - gains[-1] ** 2)
+        for kept, values in zip((gains, lost), group_gains(w, y), strict=True):
+            kept.append(values.reshape(-1, part.per_row))
     return _Encoded(index, norms, gains, lost)
 
 

@@ -97,7 +97,7 @@ class Rows:
     def choose_levels(self, slot: Slot, target: Floats) -> None:
         """Choose the levels, or free gains, of a slot's points in the Euclidean metric."""
         i, levels = slot.number, self.levels[slot.part.level_row]
-        gains = group_gains(target, self.points[i])
+        gains, _ = group_gains(target, self.points[i])
         self.gains[:, i, 0], self.gains[:, i, 1] = gains, 1.0
         if levels.size:
             usable = self.units > 0.0

@@ -30,17 +30,20 @@ MAX_GAIN_BITS = 8
 FITTED = "fitted"  # the design that isn't of the law but of the data
 SAMPLE = 1 << 16  # coordinates of the sample for the mean cosine
 FITTED_SAMPLE = 1 << 15  # gains of a tensor that levels are fitted to
+_ROUNDS = 1000  # of Lloyd's iteration, at most
 
 
 @kernel
-def _optimal_gains(w: Floats, y: NDArray[np.int32], gains: Floats) -> None:
-    """Write <w,y>/||y|| for every group."""
+def _optimal_gains(w: Floats, y: NDArray[np.int32], gains: Floats, lost: Floats) -> None:
+    """Write <w,y>/||y|| of every group, and the squared error that is left with this gain."""
     for group in range(w.shape[0]):
-        a, b = 0.0, np.int64(0)
+        a, b, square = 0.0, np.int64(0), 0.0
         for i in range(w.shape[1]):
             a += w[group, i] * y[group, i]
             b += np.int64(y[group, i]) * np.int64(y[group, i])
+            square += w[group, i] * w[group, i]
         gains[group] = a / np.sqrt(np.float64(b))
+        lost[group] = square - gains[group] * gains[group]
 
 
 def optimal_gains(w: ArrayLike, y: ArrayLike) -> Floats:
@@ -57,14 +60,16 @@ def optimal_gains(w: ArrayLike, y: ArrayLike) -> Floats:
         raise ShapeError(f"w and y must have one shape (groups, n), got {w.shape} and {y.shape}")
     if not y.any(axis=1).all():
         raise DomainError("y must not be zero: a group without pulses has no gain")
-    return group_gains(w, y)
+    return group_gains(w, y)[0]
 
 
-def group_gains(w: Floats, y: NDArray[np.int32]) -> Floats:
-    """Return the best amplitudes of groups that are known to have pulses."""
-    gains = np.empty(w.shape[0])
-    _optimal_gains(w, y, gains)
-    return gains
+def group_gains(w: Floats, y: NDArray[np.int32]) -> tuple[Floats, Floats]:
+    """Return the best amplitudes of groups that are known to have pulses, and the squared errors
+    that these leave, which rounding may put below zero.
+    """
+    gains, lost = np.empty(w.shape[0]), np.empty(w.shape[0])
+    _optimal_gains(w, y, gains, lost)
+    return gains, lost
 
 
 @dataclass(frozen=True)
@@ -239,6 +244,37 @@ def _companded(sample: Floats, mass: Floats, gain_bits: int) -> Floats:
     return np.interp(_middles(gain_bits), density / density[-1], points)
 
 
+@kernel
+def _lloyd(sample: Floats, above: Floats, total: Floats, levels: Floats) -> None:
+    """Move ascending levels to the centroids of what is nearest to them, until they stay.
+
+    sample (gains,) ascends; above and total (gains + 1,) are the masses, and the masses times the
+    gains, of all gains before one.
+    """
+    for _ in range(_ROUNDS):
+        moved, first, lowest = False, 0, -np.inf
+        for number in range(levels.size):
+            last = sample.size
+            if number + 1 < levels.size:
+                border = (levels[number] + levels[number + 1]) / 2.0
+                low = first
+                while low < last:
+                    middle = (low + last) // 2
+                    if sample[middle] < border:
+                        low = middle + 1
+                    else:
+                        last = middle
+            centroid, mass = levels[number], above[last] - above[first]
+            if mass > 0.0:
+                centroid = (total[last] - total[first]) / mass
+            lowest = max(lowest, centroid)
+            moved |= lowest != levels[number]
+            levels[number] = lowest
+            first = last
+        if not moved:
+            return
+
+
 def fitted_levels(
     gains: Floats, gain_bits: int, weights: Floats | None = None
 ) -> NDArray[np.float32]:
@@ -249,21 +285,16 @@ def fitted_levels(
     (2^gain_bits,) float32, ascending; some are equal if the gains are few.
     """
     step = -(-gains.size // FITTED_SAMPLE)
-    order = np.argsort(gains[::step], kind="stable")
-    sample = gains[::step][order]
-    mass = np.ones(sample.size) if weights is None else weights[::step][order]
+    if weights is None:
+        sample = np.sort(gains[::step])
+        mass = np.ones(sample.size)
+    else:
+        order = np.argsort(gains[::step], kind="stable")
+        sample, mass = gains[::step][order], weights[::step][order]
     above = np.concatenate(([0.0], np.cumsum(mass)))
     total = np.concatenate(([0.0], np.cumsum(mass * sample)))
     levels = _companded(sample, mass, gain_bits)
-    for _ in range(1000):
-        borders = np.searchsorted(sample, (levels[:-1] + levels[1:]) / 2)
-        borders = np.concatenate(([0], borders, [sample.size]))
-        masses, sums = np.diff(above[borders]), np.diff(total[borders])
-        centroids = np.divide(sums, masses, out=levels.copy(), where=masses > 0)
-        following = np.maximum.accumulate(centroids)
-        if np.array_equal(following, levels):
-            break
-        levels = following
+    _lloyd(sample, above, total, levels)
     return levels.astype(np.float32)
 
 
