@@ -91,7 +91,8 @@ def _encode_range(read: RowReader, coding: Coding, start: int, stop: int) -> _En
     norms = row_norms(x, start)
     row_bits = coding.allotment.row_index_bits
     index = np.zeros(-(-(stop - start) * row_bits // 8), np.uint8)
-    gains, lost = [], []
+    gains: list[Floats] = []
+    lost: list[Floats] = []
     for part in parts(coding.allotment):
         w = part.columns(x)
         y = search_unchecked(w, part.k)

@@ -123,7 +123,7 @@ def _exchange(
 
 
 @kernel
-def _nearest_level(levels: Floats, gain: float) -> int:
+def nearest_level(levels: Floats, gain: float) -> int:
     """Return the number of the nearest level, upwards on ties (spec section 5.5)."""
     number = 0
     while number + 1 < levels.size and gain >= (levels[number] + levels[number + 1]) / 2.0:
@@ -160,7 +160,7 @@ def _coded(
     for attempt in range(_ROUNDS):
         linear, energy, square = _products(c, y, My)
         length = math.sqrt(square)
-        nearest = _nearest_level(levels, linear / energy * length / unit)
+        nearest = nearest_level(levels, linear / energy * length / unit)
         if attempt == 0 and field != UNCODED:
             s = unit * levels[field] / length
             error = s * (s * energy - 2.0 * linear)
@@ -211,6 +211,6 @@ def exchange_groups(
         elif units[row] > 0.0:
             fields[row] = _coded(M, outline, c[row], units[row], levels, z, fields[row], work)
         elif fields[row] == UNCODED:
-            fields[row] = _nearest_level(levels, 0.0)
+            fields[row] = nearest_level(levels, 0.0)
         for i in range(n):
             y[row, i] = np.int32(z[i])
