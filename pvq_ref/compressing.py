@@ -151,13 +151,13 @@ def compress(args: argparse.Namespace) -> int:
     model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
+    announce_compilation(args)  # the plan searches too
     plan = _allocate(args, model, make_plan(model, settings))
     say(args, *_plan_lines(plan), *(f"left out: {name}" for name in model.left_out))
     if args.dry_run:
         say(args, *_total_lines(plan, done=False))
         emit(args, plan.as_json())
         return 0
-    announce_compilation(args)
     began = time.monotonic()
     with Bar(args, plan.weights) as bar:
         result, report = _run(args, model, plan, target, bar)

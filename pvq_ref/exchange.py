@@ -40,6 +40,13 @@ def _products(c: Floats, y: Floats, My: Floats) -> tuple[float, float, float]:
 
 
 @kernel
+def _copy(x: Floats, out: Floats) -> None:
+    """Write x. (A slice would do, and take seconds to compile.)"""
+    for i in range(x.size):
+        out[i] = x[i]
+
+
+@kernel
 def _multiply(M: Floats, x: Floats, out: Floats) -> None:
     """Write M x, M symmetric, as a sum of its rows, which vector instructions can do."""
     out[:] = 0.0
@@ -164,17 +171,17 @@ def _coded(
         if attempt == 0 and field != UNCODED:
             s = unit * levels[field] / length
             error = s * (s * energy - 2.0 * linear)
-            best[:] = y
+            _copy(y, best)
         s = unit * levels[nearest] / length
         found = s * (s * energy - 2.0 * linear)
         if number == UNCODED or found < error - _LEAST * abs(error):
             error, number = found, nearest
-            best[:] = y
+            _copy(y, best)
         if attempt == 0 and field == UNCODED:
             _free(M, outline, c, y, work)
         elif not _exchange(M, outline, c, s, y, work, energy):
             break
-    y[:] = best
+    _copy(best, y)
     return number
 
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy  # its parts are imported when they are asked for
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import solve_banded
-from scipy.special import betainc, betaincinv, betaln, ndtri
 
 from pvq_ref.counting import checked_integer
 from pvq_ref.errors import DomainError, ShapeError
@@ -99,32 +98,34 @@ class BetaLaw:
 
     def cdf(self, r: ArrayLike) -> Floats:
         """Return the distribution function at r."""
-        return np.asarray(betainc(*self._shape, np.clip(r, 0.0, 1.0) ** 2))
+        return np.asarray(scipy.special.betainc(*self._shape, np.clip(r, 0.0, 1.0) ** 2))
 
     def quantile(self, p: ArrayLike) -> Floats:
         """Return the quantile function at p."""
-        return np.asarray(np.sqrt(betaincinv(*self._shape, np.asarray(p, np.float64))))
+        return np.asarray(
+            np.sqrt(scipy.special.betaincinv(*self._shape, np.asarray(p, np.float64)))
+        )
 
     def density_root_quantile(self, p: ArrayLike) -> Floats:
         """Return quantiles of the law whose density is the cube root of r's, normalized."""
         alpha = ((self.n - 1) / 3 + 1) / 2
         beta = (self._shape[1] - 1) / 3 + 1
-        return np.asarray(np.sqrt(betaincinv(alpha, beta, np.asarray(p, np.float64))))
+        return np.asarray(np.sqrt(scipy.special.betaincinv(alpha, beta, np.asarray(p, np.float64))))
 
     def masses_and_moments(self, thresholds: Floats) -> tuple[Floats, Floats]:
         """Return P and E[r; ·] of the intervals that the thresholds, from 0 to 1, bound."""
         alpha, beta = self._shape
-        mean = np.exp(betaln(alpha + 0.5, beta) - betaln(alpha, beta))
+        mean = np.exp(scipy.special.betaln(alpha + 0.5, beta) - scipy.special.betaln(alpha, beta))
         squares = thresholds**2
-        return np.diff(betainc(alpha, beta, squares)), mean * np.diff(
-            betainc(alpha + 0.5, beta, squares)
+        return np.diff(scipy.special.betainc(alpha, beta, squares)), mean * np.diff(
+            scipy.special.betainc(alpha + 0.5, beta, squares)
         )
 
     def density(self, r: Floats) -> Floats:
         """Return the density of r at points inside (0, 1)."""
         alpha, beta = self._shape
         log = (2 * alpha - 1) * np.log(r) + (beta - 1) * np.log1p(-(r**2))
-        return np.asarray(2 * np.exp(log - betaln(alpha, beta)))
+        return np.asarray(2 * np.exp(log - scipy.special.betaln(alpha, beta)))
 
     def distortion(self, levels: Floats) -> float:
         """Return E (r - nearest level)² for ascending levels."""
@@ -172,7 +173,7 @@ def _lloyd_max(law: BetaLaw, gain_bits: int) -> Floats:
         jacobian[1, 1:] -= right
         jacobian[0, 1:] = -left
         jacobian[2, :-1] = -right
-        step = solve_banded((1, 1), jacobian, levels - centroid)
+        step = scipy.linalg.solve_banded((1, 1), jacobian, levels - centroid)
         following: Floats = levels - step
         if np.any(np.diff(following) <= 0) or following[0] <= 0 or following[-1] >= 1:
             following = centroid  # Lloyd's own step, which always descends
@@ -214,7 +215,7 @@ def cosines(n: int, k: int) -> Cosines:
     """Return the mean cosine c(n,k) over the fixed sample of spec section 5.3."""
     groups = max(256, SAMPLE // n)
     words = splitmix64(0, groups * n) >> np.uint64(12)
-    x = ndtri((words.astype(np.float64) + 0.5) * 2.0**-52).reshape(groups, n)
+    x = scipy.special.ndtri((words.astype(np.float64) + 0.5) * 2.0**-52).reshape(groups, n)
     cosine = optimal_gains(x, search_unchecked(x, k)) / np.sqrt(np.sum(x * x, axis=1))
     return Cosines(float(np.rint(cosine.mean() * 2**24)) / 2**24, float(np.mean(cosine**2)))
 

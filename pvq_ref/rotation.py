@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.counting import checked_integer
-from pvq_ref.hadamard import Block, matrix, plan
+from pvq_ref.hadamard import Block, matrix, plan, transposed
 from pvq_ref.jit import kernel
 
 Floats = NDArray[np.float64]
@@ -158,7 +158,6 @@ class Rotation:
         first = 0
         for block in self.blocks:
             stop = first + block.count * block.order
-            base = matrix(block.base)
-            base = np.ascontiguousarray(base.T) if inverse else base
+            base = transposed(block.base) if inverse else matrix(block.base)
             _apply(x, sign, first, block.count, block.order, base, not inverse)
             first = stop

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pvq_ref
@@ -15,9 +16,9 @@ CALL = "import numpy as np, pvq_ref; print(pvq_ref.rank(np.array([[1, -1]], np.i
 UNRANK = "import numpy as np, pvq_ref; print(pvq_ref.unrank(np.array([[3]], np.uint64), 2, 2)[0])"
 
 
-def run(code, folder, **environment):
+def run(code, folder, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *map(str, arguments)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder)} | environment,
         capture_output=True,
@@ -76,3 +77,23 @@ def test_importing_the_package_imports_nothing_heavy(copy):
 def test_importing_the_oracle_imports_nothing_heavy(copy):
     code = "import sys, pvq_ref.oracle; print(sorted({'numba', 'numpy'} & set(sys.modules)))"
     assert run(code, copy).stdout == "[]\n"
+
+
+def test_headers_are_read_without_numba_and_scipy(copy, tmp_path):
+    code = (
+        "import sys; from pvq_ref.cli import main; main(['inspect', sys.argv[1]]);"
+        "print(sorted({'numba', 'scipy.special', 'scipy.linalg', 'tqdm'} & set(sys.modules)))"
+    )
+    file = tmp_path / "one.safetensors"
+    pvq_ref.quantize(np.random.default_rng(0).standard_normal((8, 64))).save(file)
+    for path in (file, tmp_path):  # the folder isn't a compressed model: that is an error, as quick
+        assert run(code, copy, path).stdout.splitlines()[-1] == "[]"
+
+
+def test_threads_may_call_a_kernel_first(copy):
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor as Pool; import numpy as np, pvq_ref;"
+        "from pvq_ref.gain import group_gains; w, y = np.ones((1, 2)), np.ones((1, 2), np.int32);"
+        "print({float(x[0][0]) for x in Pool(8).map(lambda i: group_gains(w, y), range(8))})"
+    )
+    assert run(code, copy).stdout == f"{{{2 / np.sqrt(2)}}}\n"
