@@ -73,6 +73,7 @@ class _Kernel:
         update_wrapper(self, function)
         self._function, self._inline = function, inline
         self._made: Any = None
+        _KERNELS.append(self)
 
     def _dispatcher(self) -> Any:
         if self._made is None:
@@ -88,6 +89,19 @@ class _Kernel:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dispatcher(), name)
+
+
+_KERNELS: list[_Kernel] = []
+
+
+def compilations() -> tuple[int, int]:
+    """Return how many kernels this process has compiled, and how many it took from the cache.
+
+    Each counts once for each combination of types that it was called with.
+    """
+    made = [one._made.stats for one in _KERNELS if one._made is not None and not one._inline]
+    compiled = sum(sum(stats.cache_misses.values()) for stats in made)
+    return compiled, sum(sum(stats.cache_hits.values()) for stats in made)
 
 
 def kernel(function: Kernel) -> Kernel:

@@ -103,6 +103,7 @@ OPTIONS = {
     "verify": ["MODEL", "--against", "--json", "--quiet", "--threads"],
     "vectors": ["OUT", "--force", "--json", "--quiet"],
     "conform": ["COMMAND", "--timeout", "--only", "--json", "--quiet"],
+    "warmup": ["--json", "--quiet"],
 }  # fmt: skip
 
 

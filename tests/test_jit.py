@@ -1,5 +1,6 @@
 """The kernel cache: never stale, never in the way."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 import pvq_ref
+from pvq_ref.cli import main
+from tests.models import make_folder
 
 CALL = "import numpy as np, pvq_ref; print(pvq_ref.rank(np.array([[1, -1]], np.int32))[0, 0])"
 
@@ -97,3 +100,34 @@ def test_threads_may_call_a_kernel_first(copy):
         "print({float(x[0][0]) for x in Pool(8).map(lambda i: group_gains(w, y), range(8))})"
     )
     assert run(code, copy).stdout == f"{{{2 / np.sqrt(2)}}}\n"
+
+
+def command(*arguments, cache):
+    return subprocess.run(
+        [sys.executable, "-m", "pvq_ref", *map(str, arguments)],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_after_a_warmup_nothing_is_compiled(tmp_path):
+    cache = tmp_path / "cache"
+    first = json.loads(command("warmup", "--json", cache=cache).stdout)
+    assert first["compiled"] > 50 and first["known"] == 0
+    again = command("warmup", cache=cache)
+    assert again.stdout.startswith("nothing to do") and again.stderr == ""
+    kept = sorted(cache.rglob("*"))
+    make_folder(tmp_path / "m")
+    for order in ("blocked", "fischer", "opus"):
+        command("compress", tmp_path / "m", tmp_path / "c", "--order", order, "-f", cache=cache)
+        command("decompress", tmp_path / "c", tmp_path / "d", "-f", cache=cache)
+        command("verify", tmp_path / "c", "--against", tmp_path / "m", cache=cache)
+        command("inspect", tmp_path / "c", "--entropy", cache=cache)
+    assert sorted(cache.rglob("*")) == kept
+
+
+def test_warmup_says_when_there_is_nothing_to_do(capsys):
+    assert main(["warmup"]) == 0
+    assert main(["warmup"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing to do: all kernels are")
