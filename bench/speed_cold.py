@@ -24,7 +24,16 @@ def calls() -> list[tuple[str, Callable[[], object]]]:
     """Return what is called, in order."""
     import numpy as np
 
-    from pvq_ref import dequantize, matmul, quantize, rank, search, search_project, unrank
+    from pvq_ref import (
+        dequantize,
+        matmul,
+        quantize,
+        quantize_with_feedback,
+        rank,
+        search,
+        search_project,
+        unrank,
+    )
 
     def both_ways(n: int, k: int, order: str, block: int = 4) -> None:
         y = search(np.eye(2, n), k, threads=1)
@@ -32,6 +41,7 @@ def calls() -> list[tuple[str, Callable[[], object]]]:
         assert np.array_equal(unrank(index, n, k, order, block, threads=1), y)
 
     x = np.random.default_rng(0).standard_normal((64, 256))
+    h = x.T @ x / len(x)
     kept = {}
     return [
         ("search", lambda: search(x, 8, threads=1)),
@@ -45,6 +55,13 @@ def calls() -> list[tuple[str, Callable[[], object]]]:
         ("dequantize", lambda: dequantize(kept["t"], threads=1)),
         ("matmul", lambda: matmul(kept["t"], x[0], threads=1)),
         ("matmul, several vectors", lambda: matmul(kept["t"], x[:2].T, threads=1)),
+        *(
+            (
+                f"feedback, {how}",
+                lambda how=how: quantize_with_feedback(x, h, threads=1, search=how),
+            )
+            for how in ("plain", "weighted")
+        ),
     ]
 
 

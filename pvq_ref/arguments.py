@@ -319,6 +319,16 @@ def _add_evaluate(commands: Any) -> None:
     _add_common(c, works=False)
 
 
+def _add_warmup(commands: Any) -> None:
+    c = commands.add_parser(
+        "warmup",
+        help="compile all kernels now, not when they are first used",
+        description="Compile every kernel into the cache, so that no later command has to. The "
+        "cache is NUMBA_CACHE_DIR if that is set, else the package's own folder, else the user's.",
+    )
+    _add_common(c, works=False)
+
+
 def _part(text: str) -> tuple[float, float]:
     start, colon, stop = text.partition(":")
     if not colon:
@@ -348,4 +358,5 @@ def parser() -> argparse.ArgumentParser:
     _add_evaluate(commands)
     _add_vectors(commands)
     _add_conform(commands)
+    _add_warmup(commands)
     return top

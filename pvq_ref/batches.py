@@ -53,6 +53,8 @@ from pvq_ref.proving import (
     products,
 )
 
+FEW = 8  # groups that are left over at the end, and take less time one by one
+
 
 def fits(n: int, k: int) -> bool:
     """Return whether groups of n coordinates and k pulses may be sure.
@@ -189,7 +191,7 @@ def search_batches(
 ) -> None:
     """Search for every row of x, `size` at a time; say which rows of y are certainly best.
 
-    n and k must fit.
+    n and k must fit. The last few rows that need another batch are left to `pvq_ref.walking`.
     """
     rows, n = x.shape
     pulses = float(k)
@@ -204,7 +206,7 @@ def search_batches(
     hint[0] = min(4096.0 / k, 1.0 + 0.17 * (n / k) ** 1.3)
     hint[1] = min(0.4, 0.1 * math.sqrt(n / k))
     row = kept = 0 * rows  # literals would make Numba compile the kernels below twice
-    while row < rows or kept > 0:
+    while row < rows or kept > FEW:
         count = min(size, kept + rows - row)
         load(x, row, points, lanes, kept, count)
         start(points, n, pulses, lanes, kept, count, hint)

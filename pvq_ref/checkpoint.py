@@ -14,7 +14,7 @@ from pvq_ref.container import Reader, Writer, header_bytes, layout, read_header
 from pvq_ref.errors import IntegrityError, PVQError
 from pvq_ref.locking import locked
 from pvq_ref.memory import DEFAULT_MEMORY, Limits
-from pvq_ref.model import open_model
+from pvq_ref.model import Model, open_model
 from pvq_ref.output import check_free, target_path, whole
 from pvq_ref.plan import Settings, make_plan
 from pvq_ref.running import Result, Run, check_target, run

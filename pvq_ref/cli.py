@@ -184,6 +184,32 @@ def _conform(args: argparse.Namespace) -> int:
     return OK if report.conforms else UNVERIFIED
 
 
+def _warmup(args: argparse.Namespace) -> int:
+    from pvq_ref.jit import cache_directory
+
+    announce_compilation(args)
+    began = time.monotonic()
+    from pvq_ref.warmup import warm_up
+
+    warmth = warm_up()
+    seconds, directory = time.monotonic() - began, cache_directory()
+    place = f"in {directory}" if directory else "and not kept: no directory is writable"
+    if warmth.compiled:
+        say(args, f"{warmth.compiled} kernels compiled in {seconds:.1f} s, {place}")
+    else:
+        say(args, f"nothing to do: all kernels are there, {place}")
+    emit(
+        args,
+        {
+            "compiled": warmth.compiled,
+            "known": warmth.known,
+            "directory": str(directory) if directory else None,
+            "seconds": seconds,
+        },
+    )
+    return OK
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "compress": _compress,
     "merge": _merge,
@@ -194,6 +220,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "evaluate": _evaluate,
     "vectors": _vectors,
     "conform": _conform,
+    "warmup": _warmup,
 }
 
 

@@ -26,13 +26,15 @@ from pvq_ref.errors import DomainError
 from pvq_ref.feedback import SEARCHES, Rows, Step, code_alone, feed_back, slots, steps, sweep
 from pvq_ref.finishing import FIT_GAIN, stored_norms
 from pvq_ref.gain import FITTED, Floats, design_levels, fitted_levels, nearest_levels
-from pvq_ref.groups import Coding, parts, rows_per_range
+from pvq_ref.groups import Coding, parts
 from pvq_ref.packing import Bytes, pack_into
 from pvq_ref.parallel import map_ranges
 from pvq_ref.ranking import rank_unchecked
 from pvq_ref.tensor import PVQTensor, dtype_name
 
-ROWS = 64  # rows that one thread codes at a time, at most
+ROWS = 256  # rows that one thread codes at a time, at most
+FEW_ROWS = 64  # as many at least, unless there are too few of them for some threads
+WEIGHTS = 1 << 19  # of these rows, at most
 SAMPLE = 64  # rows that are coded beforehand, for levels and for the loss without feedback
 GAINS = 128  # free gains for each level that is fitted to them; more rows are coded if need be
 SWEEPS = 0  # they fit what was calibrated on; bench/quality.py tells whether that helps elsewhere
@@ -95,6 +97,18 @@ class _Task:
         return live[:: max(1, -(-live.size // size))]
 
 
+def _step(rows: int, cols: int) -> int:
+    """Return the rows that one thread codes at a time, a multiple of eight.
+
+    Many rows make searches and products faster. But a tensor is cut into a multiple of four ranges,
+    if there are enough rows for it, all nearly equal, so that a few threads end together.
+    """
+    most = max(8, min(ROWS, WEIGHTS // cols // 8 * 8))
+    pieces = -(-rows // most)
+    pieces = max(pieces, min(-(-pieces // 4) * 4, rows // FEW_ROWS))
+    return -(-rows // pieces // 8) * 8
+
+
 # Levels
 
 
@@ -110,7 +124,7 @@ def _free_gains(task: _Task, numbers: NDArray[np.int64], search: str) -> tuple[F
         gains = np.stack((rows.gains[..., 0] / unit, rows.gains[..., 1] * unit**2), axis=-1)
         return gains, loss
 
-    done = list(map_ranges(work, len(numbers), ROWS // 4, task.threads))
+    done = list(map_ranges(work, len(numbers), SAMPLE // 2, task.threads))
     return np.concatenate([gains for gains, _ in done]), sum(loss for _, loss in done)
 
 
@@ -181,7 +195,7 @@ def _code(
         any(not sweep(rows, task.course, slope) for _ in range(how.sweeps))
         loss = float(np.vdot(slope, rows.error))
     loss -= task.curved.added * float(np.vdot(rows.error, rows.error))
-    losses = np.array([loss, task.curved.loss(rows.w)])
+    losses = np.array([loss, task.curved.scale(rows.w)])
     return _Coded(_packed(rows, task.coding), rows.fields, losses)
 
 
@@ -192,9 +206,9 @@ def _loss_without(task: _Task, levels: list[NDArray[np.float32]]) -> float:
     def work(start: int, stop: int) -> Floats:
         rows = task.rows(numbers[start:stop], levels)
         code_alone(rows, task.coding.allotment)
-        return np.array([task.curved.loss(rows.error), task.curved.loss(rows.w)])
+        return np.array([task.curved.loss(rows.error), task.curved.scale(rows.w)])
 
-    losses = list(map_ranges(work, len(numbers), ROWS // 4, task.threads))
+    losses = list(map_ranges(work, len(numbers), SAMPLE // 2, task.threads))
     return _ratio(np.sum(losses, axis=0)) if losses else 0.0
 
 
@@ -215,7 +229,7 @@ def encode(
 ) -> tuple[PVQTensor, Losses]:
     """Compress the tensor whose rows `read(start, stop)` returns; see `quantize_with_feedback`."""
     a = coding.allotment
-    rows, step = a.grid.rows, min(ROWS, rows_per_range(a.grid.cols))
+    rows, step = a.grid.rows, _step(a.grid.rows, a.grid.cols)
 
     def norms(start: int, stop: int) -> Floats:
         return row_norms(rotated_rows(read, coding, start, stop), start)

@@ -217,13 +217,13 @@ def compress(args: argparse.Namespace) -> int:
     model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
+    announce_compilation(args)  # the plan searches too
     plan = _allocate(args, model, make_plan(model, settings))
     say(args, *_plan_lines(plan), *(f"left out: {name}" for name in model.left_out))
     if args.dry_run:
         say(args, *_total_lines(plan, done=False))
         emit(args, plan.as_json())
         return 0
-    announce_compilation(args)
     if shard is not None:
         return _compress_shard(args, model, plan, target, limits, shard)
     began = time.monotonic()

@@ -9,10 +9,11 @@ never formed.
 """
 
 from dataclasses import dataclass
-from math import frexp
+from functools import cached_property
+from math import frexp, ldexp
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import LinAlgError, cholesky
 
 from pvq_ref.errors import ArgumentError, DomainError, DTypeError, NonFiniteError, ShapeError
@@ -46,6 +47,13 @@ def _symmetrize(h: Floats) -> tuple[float, int, int]:
     return largest, row, column
 
 
+def _scaled(x: Floats, exponent: int) -> Floats:
+    """Return x · 2^exponent."""
+    if abs(exponent) < 1000:
+        return x * ldexp(1.0, exponent)  # the same as ldexp, in less time
+    return np.asarray(np.ldexp(x, exponent))
+
+
 @dataclass(frozen=True)
 class Curvature:
     """The damped second moment of rotated inputs, unit · hessian, and the factor of hessian."""
@@ -63,6 +71,25 @@ class Curvature:
             product = error[:, :stop] @ self.factor[:stop, first:stop]
             total += float(np.vdot(product, product))
         return total
+
+    @cached_property
+    def _single(self) -> NDArray[np.float32]:
+        return np.asfortranarray(self.factor, np.float32)
+
+    def scale(self, w: Floats) -> float:
+        """Return tr(W H Wᵀ) of weights (rows, cols) likewise, to about six digits, in less time.
+
+        Losses are told in units of it.
+        """
+        largest = max(float(w.max(initial=0.0)), -float(w.min(initial=0.0)))
+        exponent = frexp(largest)[1]
+        single = _scaled(w, -exponent).astype(np.float32)
+        total = -self.added * float(np.vdot(single, single))
+        for first in range(0, w.shape[1], _STRIP):
+            stop = min(first + _STRIP, w.shape[1])
+            product = (single[:, :stop] @ self._single[:stop, first:stop]).astype(np.float64)
+            total += float(np.vdot(product, product))
+        return total * ldexp(1.0, exponent) * ldexp(1.0, exponent)
 
 
 def checked_damping(damping: float) -> float:
@@ -89,15 +116,15 @@ def checked_hessian(hessian: ArrayLike, cols: int) -> tuple[Floats, float]:
         row, column = np.argwhere(~np.isfinite(array))[0]
         value = array[row, column]
         raise NonFiniteError(f"hessian must be finite, got {value} at ({row}, {column})")
-    exponent = frexp(float(np.abs(array).max()))[1] - 1
-    h = np.ldexp(np.array(array, np.float64, order="C"), -exponent)
+    exponent = frexp(max(float(array.max()), -float(array.min())))[1] - 1
+    h = _scaled(np.array(array, np.float64, order="C"), -exponent)
     if (np.diag(h) < 0.0).any():
         i = int(np.argmin(np.diag(h)))
         raise DomainError(
             f"hessian must have no negative diagonal, got {array[i, i]} at ({i}, {i})"
         )
     difference, row, column = _symmetrize(h)
-    if difference > _ASYMMETRY * np.abs(h).max():
+    if difference > _ASYMMETRY * max(float(h.max()), -float(h.min())):
         raise DomainError(
             f"hessian must be symmetric, got {array[row, column]} at ({row}, {column}) and "
             f"{array[column, row]} at ({column}, {row})"
@@ -107,7 +134,7 @@ def checked_hessian(hessian: ArrayLike, cols: int) -> tuple[Floats, float]:
 
 def _rotated(h: Floats, rotation: Rotation) -> Floats:
     """Return R H Rᵀ, symmetric; a multiple of the identity stays exactly what it is."""
-    if np.array_equal(h, h[0, 0] * np.eye(len(h))):
+    if not h[0, 1:].any() and np.array_equal(h, h[0, 0] * np.eye(len(h))):
         return h
     rotation.forward(h)  # H Rᵀ, and its transpose is R H
     h = np.ascontiguousarray(h.T)

@@ -90,8 +90,8 @@ def _code_range(read: RowReader, coding: Coding, start: int, stop: int) -> Coded
         fields = rank_unchecked(y, part.tables(coding), coding.order)
         layout = (part.first_bit, part.per_row, a.row_index_bits)
         pack_into(index, fields, bits(part.n, part.k), layout)
-        gains = group_gains(w, y)
-        lost = np.maximum(np.sum(w * w, axis=1) - gains**2, 0.0)
+        gains, lost = group_gains(w, y)
+        lost = np.maximum(lost, 0.0)
         table[:, 1 + part.level_row] = np.sum(lost.reshape(-1, part.per_row), axis=1)
         first = 1 + a.level_rows + part.first_gain
         table[:, first : first + part.per_row] = gains.reshape(-1, part.per_row)

@@ -40,6 +40,13 @@ def _products(c: Floats, y: Floats, My: Floats) -> tuple[float, float, float]:
 
 
 @kernel
+def _copy(x: Floats, out: Floats) -> None:
+    """Write x. (A slice would do, and take seconds to compile.)"""
+    for i in range(x.size):
+        out[i] = x[i]
+
+
+@kernel
 def _multiply(M: Floats, x: Floats, out: Floats) -> None:
     """Write M x, M symmetric, as a sum of its rows, which vector instructions can do."""
     out[:] = 0.0
@@ -123,7 +130,7 @@ def _exchange(
 
 
 @kernel
-def _nearest_level(levels: Floats, gain: float) -> int:
+def nearest_level(levels: Floats, gain: float) -> int:
     """Return the number of the nearest level, upwards on ties (spec section 5.5)."""
     number = 0
     while number + 1 < levels.size and gain >= (levels[number] + levels[number + 1]) / 2.0:
@@ -160,21 +167,21 @@ def _coded(
     for attempt in range(_ROUNDS):
         linear, energy, square = _products(c, y, My)
         length = math.sqrt(square)
-        nearest = _nearest_level(levels, linear / energy * length / unit)
+        nearest = nearest_level(levels, linear / energy * length / unit)
         if attempt == 0 and field != UNCODED:
             s = unit * levels[field] / length
             error = s * (s * energy - 2.0 * linear)
-            best[:] = y
+            _copy(y, best)
         s = unit * levels[nearest] / length
         found = s * (s * energy - 2.0 * linear)
         if number == UNCODED or found < error - _LEAST * abs(error):
             error, number = found, nearest
-            best[:] = y
+            _copy(y, best)
         if attempt == 0 and field == UNCODED:
             _free(M, outline, c, y, work)
         elif not _exchange(M, outline, c, s, y, work, energy):
             break
-    y[:] = best
+    _copy(best, y)
     return number
 
 
@@ -211,6 +218,6 @@ def exchange_groups(
         elif units[row] > 0.0:
             fields[row] = _coded(M, outline, c[row], units[row], levels, z, fields[row], work)
         elif fields[row] == UNCODED:
-            fields[row] = _nearest_level(levels, 0.0)
+            fields[row] = nearest_level(levels, 0.0)
         for i in range(n):
             y[row, i] = np.int32(z[i])

@@ -18,12 +18,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from pvq_ref.curvature import Curvature
-from pvq_ref.exchange import UNCODED, exchange_groups
-from pvq_ref.gain import Floats, group_gains, nearest_levels
+from pvq_ref.exchange import UNCODED, exchange_groups, nearest_level
+from pvq_ref.gain import Floats
 from pvq_ref.groups import Part, parts
+from pvq_ref.jit import kernel
 from pvq_ref.rates import Allotment
 from pvq_ref.searching import search_unchecked
 
@@ -73,6 +75,37 @@ def steps(curved: Curvature, a: Allotment) -> list[Step]:
     return result
 
 
+@kernel
+def _choose(
+    w: Floats, y: NDArray[np.int32], units: Floats, levels: Floats, fields: NDArray[np.int64],
+    gains: Floats,
+) -> None:  # fmt: skip
+    """Write the best amplitude of y/||y|| and 1 to gains (rows, 2), and its level to fields, if
+    there are levels (spec sections 5.1 and 5.5).
+    """
+    for row in range(y.shape[0]):
+        a, b = 0.0, np.int64(0)
+        for i in range(y.shape[1]):
+            a += w[row, i] * y[row, i]
+            b += np.int64(y[row, i]) * np.int64(y[row, i])
+        gain = a / np.sqrt(np.float64(b))
+        gains[row, 0], gains[row, 1] = gain, 1.0
+        if levels.size > 0:
+            fields[row] = nearest_level(levels, gain / units[row] if units[row] > 0.0 else 0.0)
+
+
+@kernel
+def _leave(w: Floats, y: NDArray[np.int32], amplitudes: Floats, first: int, error: Floats) -> None:
+    """Write w minus amplitude · y/||y||, rounded as in spec section 8.5, from column `first` on."""
+    for row in range(y.shape[0]):
+        b = np.int64(0)
+        for i in range(y.shape[1]):
+            b += np.int64(y[row, i]) * np.int64(y[row, i])
+        scale = amplitudes[row] / np.sqrt(np.float64(b))
+        for i in range(y.shape[1]):
+            error[row, first + i] = w[row, first + i] - scale * y[row, i]
+
+
 class Rows:
     """Rows that are being coded.
 
@@ -97,12 +130,7 @@ class Rows:
     def choose_levels(self, slot: Slot, target: Floats) -> None:
         """Choose the levels, or free gains, of a slot's points in the Euclidean metric."""
         i, levels = slot.number, self.levels[slot.part.level_row]
-        gains = group_gains(target, self.points[i])
-        self.gains[:, i, 0], self.gains[:, i, 1] = gains, 1.0
-        if levels.size:
-            usable = self.units > 0.0
-            relative = np.divide(gains, self.units, out=np.zeros_like(gains), where=usable)
-            self.fields[:, i] = nearest_levels(relative, levels)
+        _choose(target, self.points[i], self.units, levels, self.fields[:, i], self.gains[:, i])
 
     def improve(self, slot: Slot, c: Floats, metric: Floats) -> None:
         """Search a slot under a metric, from its points on; c is the metric times the targets."""
@@ -111,17 +139,13 @@ class Rows:
             c, metric, self.units, levels, self.points[i], self.fields[:, i], self.gains[:, i]
         )
 
-    def decoded(self, slot: Slot) -> Floats:
-        """Return What' of a slot (rows, n): amplitude · y/||y||, as in spec section 8.5."""
-        i, levels = slot.number, self.levels[slot.part.level_row]
-        amplitudes = self.units * levels[self.fields[:, i]] if levels.size else self.gains[:, i, 0]
-        y = self.points[i].astype(np.float64)
-        scale: Floats = amplitudes / np.sqrt(np.einsum("ij,ij->i", y, y))
-        return np.asarray(scale[:, None] * y)
-
     def settle(self, slot: Slot) -> None:
         """Set the error of a slot to what its points and levels leave."""
-        self.error[:, slot.columns] = self.w[:, slot.columns] - self.decoded(slot)
+        i, levels = slot.number, self.levels[slot.part.level_row]
+        amplitudes = self.units * levels[self.fields[:, i]] if levels.size else self.gains[:, i, 0]
+        _leave(
+            self.w, self.points[i], np.ascontiguousarray(amplitudes), slot.columns.start, self.error
+        )
 
 
 def code_alone(rows: Rows, a: Allotment) -> None:

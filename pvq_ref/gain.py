@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy  # its parts are imported when they are asked for
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import solve_banded
-from scipy.special import betainc, betaincinv, betaln, ndtri
 
 from pvq_ref.counting import checked_integer
 from pvq_ref.errors import DomainError, ShapeError
@@ -30,17 +29,20 @@ MAX_GAIN_BITS = 8
 FITTED = "fitted"  # the design that isn't of the law but of the data
 SAMPLE = 1 << 16  # coordinates of the sample for the mean cosine
 FITTED_SAMPLE = 1 << 15  # gains of a tensor that levels are fitted to
+_ROUNDS = 1000  # of Lloyd's iteration, at most
 
 
 @kernel
-def _optimal_gains(w: Floats, y: NDArray[np.int32], gains: Floats) -> None:
-    """Write <w,y>/||y|| for every group."""
+def _optimal_gains(w: Floats, y: NDArray[np.int32], gains: Floats, lost: Floats) -> None:
+    """Write <w,y>/||y|| of every group, and the squared error that is left with this gain."""
     for group in range(w.shape[0]):
-        a, b = 0.0, np.int64(0)
+        a, b, square = 0.0, np.int64(0), 0.0
         for i in range(w.shape[1]):
             a += w[group, i] * y[group, i]
             b += np.int64(y[group, i]) * np.int64(y[group, i])
+            square += w[group, i] * w[group, i]
         gains[group] = a / np.sqrt(np.float64(b))
+        lost[group] = square - gains[group] * gains[group]
 
 
 def optimal_gains(w: ArrayLike, y: ArrayLike) -> Floats:
@@ -57,14 +59,16 @@ def optimal_gains(w: ArrayLike, y: ArrayLike) -> Floats:
         raise ShapeError(f"w and y must have one shape (groups, n), got {w.shape} and {y.shape}")
     if not y.any(axis=1).all():
         raise DomainError("y must not be zero: a group without pulses has no gain")
-    return group_gains(w, y)
+    return group_gains(w, y)[0]
 
 
-def group_gains(w: Floats, y: NDArray[np.int32]) -> Floats:
-    """Return the best amplitudes of groups that are known to have pulses."""
-    gains = np.empty(w.shape[0])
-    _optimal_gains(w, y, gains)
-    return gains
+def group_gains(w: Floats, y: NDArray[np.int32]) -> tuple[Floats, Floats]:
+    """Return the best amplitudes of groups that are known to have pulses, and the squared errors
+    that these leave, which rounding may put below zero.
+    """
+    gains, lost = np.empty(w.shape[0]), np.empty(w.shape[0])
+    _optimal_gains(w, y, gains, lost)
+    return gains, lost
 
 
 @dataclass(frozen=True)
@@ -94,32 +98,34 @@ class BetaLaw:
 
     def cdf(self, r: ArrayLike) -> Floats:
         """Return the distribution function at r."""
-        return np.asarray(betainc(*self._shape, np.clip(r, 0.0, 1.0) ** 2))
+        return np.asarray(scipy.special.betainc(*self._shape, np.clip(r, 0.0, 1.0) ** 2))
 
     def quantile(self, p: ArrayLike) -> Floats:
         """Return the quantile function at p."""
-        return np.asarray(np.sqrt(betaincinv(*self._shape, np.asarray(p, np.float64))))
+        return np.asarray(
+            np.sqrt(scipy.special.betaincinv(*self._shape, np.asarray(p, np.float64)))
+        )
 
     def density_root_quantile(self, p: ArrayLike) -> Floats:
         """Return quantiles of the law whose density is the cube root of r's, normalized."""
         alpha = ((self.n - 1) / 3 + 1) / 2
         beta = (self._shape[1] - 1) / 3 + 1
-        return np.asarray(np.sqrt(betaincinv(alpha, beta, np.asarray(p, np.float64))))
+        return np.asarray(np.sqrt(scipy.special.betaincinv(alpha, beta, np.asarray(p, np.float64))))
 
     def masses_and_moments(self, thresholds: Floats) -> tuple[Floats, Floats]:
         """Return P and E[r; ·] of the intervals that the thresholds, from 0 to 1, bound."""
         alpha, beta = self._shape
-        mean = np.exp(betaln(alpha + 0.5, beta) - betaln(alpha, beta))
+        mean = np.exp(scipy.special.betaln(alpha + 0.5, beta) - scipy.special.betaln(alpha, beta))
         squares = thresholds**2
-        return np.diff(betainc(alpha, beta, squares)), mean * np.diff(
-            betainc(alpha + 0.5, beta, squares)
+        return np.diff(scipy.special.betainc(alpha, beta, squares)), mean * np.diff(
+            scipy.special.betainc(alpha + 0.5, beta, squares)
         )
 
     def density(self, r: Floats) -> Floats:
         """Return the density of r at points inside (0, 1)."""
         alpha, beta = self._shape
         log = (2 * alpha - 1) * np.log(r) + (beta - 1) * np.log1p(-(r**2))
-        return np.asarray(2 * np.exp(log - betaln(alpha, beta)))
+        return np.asarray(2 * np.exp(log - scipy.special.betaln(alpha, beta)))
 
     def distortion(self, levels: Floats) -> float:
         """Return E (r - nearest level)² for ascending levels."""
@@ -167,7 +173,7 @@ def _lloyd_max(law: BetaLaw, gain_bits: int) -> Floats:
         jacobian[1, 1:] -= right
         jacobian[0, 1:] = -left
         jacobian[2, :-1] = -right
-        step = solve_banded((1, 1), jacobian, levels - centroid)
+        step = scipy.linalg.solve_banded((1, 1), jacobian, levels - centroid)
         following: Floats = levels - step
         if np.any(np.diff(following) <= 0) or following[0] <= 0 or following[-1] >= 1:
             following = centroid  # Lloyd's own step, which always descends
@@ -209,7 +215,7 @@ def cosines(n: int, k: int) -> Cosines:
     """Return the mean cosine c(n,k) over the fixed sample of spec section 5.3."""
     groups = max(256, SAMPLE // n)
     words = splitmix64(0, groups * n) >> np.uint64(12)
-    x = ndtri((words.astype(np.float64) + 0.5) * 2.0**-52).reshape(groups, n)
+    x = scipy.special.ndtri((words.astype(np.float64) + 0.5) * 2.0**-52).reshape(groups, n)
     cosine = optimal_gains(x, search_unchecked(x, k)) / np.sqrt(np.sum(x * x, axis=1))
     return Cosines(float(np.rint(cosine.mean() * 2**24)) / 2**24, float(np.mean(cosine**2)))
 
@@ -239,6 +245,37 @@ def _companded(sample: Floats, mass: Floats, gain_bits: int) -> Floats:
     return np.interp(_middles(gain_bits), density / density[-1], points)
 
 
+@kernel
+def _lloyd(sample: Floats, above: Floats, total: Floats, levels: Floats) -> None:
+    """Move ascending levels to the centroids of what is nearest to them, until they stay.
+
+    sample (gains,) ascends; above and total (gains + 1,) are the masses, and the masses times the
+    gains, of all gains before one.
+    """
+    for _ in range(_ROUNDS):
+        moved, first, lowest = False, 0, -np.inf
+        for number in range(levels.size):
+            last = sample.size
+            if number + 1 < levels.size:
+                border = (levels[number] + levels[number + 1]) / 2.0
+                low = first
+                while low < last:
+                    middle = (low + last) // 2
+                    if sample[middle] < border:
+                        low = middle + 1
+                    else:
+                        last = middle
+            centroid, mass = levels[number], above[last] - above[first]
+            if mass > 0.0:
+                centroid = (total[last] - total[first]) / mass
+            lowest = max(lowest, centroid)
+            moved |= lowest != levels[number]
+            levels[number] = lowest
+            first = last
+        if not moved:
+            return
+
+
 def fitted_levels(
     gains: Floats, gain_bits: int, weights: Floats | None = None
 ) -> NDArray[np.float32]:
@@ -249,21 +286,16 @@ def fitted_levels(
     (2^gain_bits,) float32, ascending; some are equal if the gains are few.
     """
     step = -(-gains.size // FITTED_SAMPLE)
-    order = np.argsort(gains[::step], kind="stable")
-    sample = gains[::step][order]
-    mass = np.ones(sample.size) if weights is None else weights[::step][order]
+    if weights is None:
+        sample = np.sort(gains[::step])
+        mass = np.ones(sample.size)
+    else:
+        order = np.argsort(gains[::step], kind="stable")
+        sample, mass = gains[::step][order], weights[::step][order]
     above = np.concatenate(([0.0], np.cumsum(mass)))
     total = np.concatenate(([0.0], np.cumsum(mass * sample)))
     levels = _companded(sample, mass, gain_bits)
-    for _ in range(1000):
-        borders = np.searchsorted(sample, (levels[:-1] + levels[1:]) / 2)
-        borders = np.concatenate(([0], borders, [sample.size]))
-        masses, sums = np.diff(above[borders]), np.diff(total[borders])
-        centroids = np.divide(sums, masses, out=levels.copy(), where=masses > 0)
-        following = np.maximum.accumulate(centroids)
-        if np.array_equal(following, levels):
-            break
-        levels = following
+    _lloyd(sample, above, total, levels)
     return levels.astype(np.float32)
 
 

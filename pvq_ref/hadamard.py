@@ -154,3 +154,11 @@ def matrix(construction: Construction) -> NDArray[np.float64]:
     result = core.astype(np.float64)
     result.flags.writeable = False
     return result
+
+
+@lru_cache(16)
+def transposed(construction: Construction) -> NDArray[np.float64]:
+    """Return the transpose of the matrix, contiguous and read-only."""
+    result = np.ascontiguousarray(matrix(construction).T)
+    result.flags.writeable = False  # kernels are compiled for read-only bases alone
+    return result

@@ -1,36 +1,30 @@
 """The one decorator that compiles kernels.
 
-Numba's own `cache=True` watches only the file that a kernel stands in, and raises where no
-directory is writable. Here the stamp of a cached kernel is a hash over all files of the package, so
-that an edit anywhere recompiles it, and where nothing is writable kernels are compiled anew, with a
-warning.
+Importing Numba takes as long as reading a model's headers, so nothing here does: a kernel is a
+`_Kernel` until its first call, and `pvq_ref.compiler` does the rest. Compiled code is kept in a
+directory (`cache_directory`), and is never older than any file of the package.
 """
 
-import hashlib
 import os
 import tempfile
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, update_wrapper
 from pathlib import Path
+from threading import RLock
 from typing import Any, TypeVar
-
-import numba
-import numpy as np
-from numba.core import config
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 PACKAGE = Path(__file__).parent
+_LOCK = RLock()
 
 
-@lru_cache(1)
-def _source_hash() -> str:
-    """Return a hash over every Python file of the package, names included."""
-    digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+def _is_set(name: str) -> bool:
+    """Whether one of Numba's variables is set to a number other than 0."""
+    return os.environ.get(name, "0").strip() not in ("", "0")
+
+
+UNCOMPILED = _is_set("NUMBA_DISABLE_JIT")
 
 
 def _writable(directory: Path) -> bool:
@@ -46,11 +40,11 @@ def _writable(directory: Path) -> bool:
 def cache_directory() -> Path | None:
     """Return the directory of compiled kernels, or None where none can be written."""
     # Kernels with and without bounds checks are different code under the same key.
-    checked = "kernels-checked" if config.BOUNDSCHECK else "kernels"
+    checked = "kernels-checked" if _is_set("NUMBA_BOUNDSCHECK") else "kernels"
     user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pvq_ref" / checked
     choices = [PACKAGE / "__pycache__" / checked, user]
-    if config.CACHE_DIR:
-        choices = [Path(config.CACHE_DIR) / "pvq_ref" / checked]
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        choices = [Path(os.environ["NUMBA_CACHE_DIR"]) / "pvq_ref" / checked]
     for choice in choices:
         if _writable(choice):
             return choice
@@ -69,40 +63,50 @@ def is_cold() -> bool:
     return directory is None or not any(directory.glob("*.nbi"))
 
 
-class _Locator(_CacheLocator):  # type: ignore[misc]
-    """Where a kernel's cache lies, and what it depends on."""
+class _Kernel:
+    """A kernel, which becomes Numba's dispatcher when it is first called or asked for anything.
 
-    def __init__(self, py_func: Callable[..., Any]) -> None:
-        self._line = py_func.__code__.co_firstlineno
+    Numba takes it for that dispatcher inside other kernels, because it asks for `_numba_type_`.
+    """
 
-    def get_cache_path(self) -> str:
-        return str(cache_directory())
+    def __init__(self, function: Callable[..., Any], inline: bool) -> None:
+        update_wrapper(self, function)
+        self._function, self._inline = function, inline
+        self._made: Any = None
+        _KERNELS.append(self)
 
-    def get_source_stamp(self) -> str:
-        return _source_hash()
+    def _dispatcher(self) -> Any:
+        if self._made is None:
+            with _LOCK:
+                if self._made is None:
+                    from pvq_ref.compiler import dispatcher
 
-    def get_disambiguator(self) -> str:
-        return str(self._line)
+                    self._made = dispatcher(self._function, self._inline)
+        return self._made
 
-    @classmethod
-    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
-        return cls(py_func)
+    def __call__(self, *args: Any) -> Any:
+        return (self._made or self._dispatcher())(*args)
 
-
-class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
-    _locator_classes = (_Locator,)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatcher(), name)
 
 
-class _Cache(FunctionCache):  # type: ignore[misc]
-    _impl_class = _Impl
+_KERNELS: list[_Kernel] = []
+
+
+def compilations() -> tuple[int, int]:
+    """Return how many kernels this process has compiled, and how many it took from the cache.
+
+    Each counts once for each combination of types that it was called with.
+    """
+    made = [one._made.stats for one in _KERNELS if one._made is not None and not one._inline]
+    compiled = sum(sum(stats.cache_misses.values()) for stats in made)
+    return compiled, sum(sum(stats.cache_hits.values()) for stats in made)
 
 
 def kernel(function: Kernel) -> Kernel:
     """Compile a function of arrays and scalars: no Python objects, no lock, cached on disk."""
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
-    if not config.DISABLE_JIT and cache_directory() is not None:
-        compiled._cache = _Cache(function)
-    return compiled  # type: ignore[no-any-return]
+    return function if UNCOMPILED else _Kernel(function, inline=False)  # type: ignore[return-value]
 
 
 def inlined(function: Kernel) -> Kernel:
@@ -110,8 +114,7 @@ def inlined(function: Kernel) -> Kernel:
 
     A call passes an array as seven numbers, which can take longer than what is then done.
     """
-    compiled: Any = numba.njit(inline="always")(function)
-    return compiled  # type: ignore[no-any-return]
+    return function if UNCOMPILED else _Kernel(function, inline=True)  # type: ignore[return-value]
 
 
 def wrapping_kernel(function: Kernel) -> Kernel:
@@ -119,6 +122,8 @@ def wrapping_kernel(function: Kernel) -> Kernel:
 
     Uncompiled, NumPy would warn of the overflow, which everywhere else is a defect.
     """
-    if config.DISABLE_JIT:
+    if UNCOMPILED:
+        import numpy as np
+
         return np.errstate(over="ignore")(function)
     return kernel(function)

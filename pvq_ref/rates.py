@@ -4,6 +4,7 @@ Everything that a tensor puts into a file counts: indices, gains, padding, row n
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log2, log10
 
 from pvq_ref.counting import bits, checked_integer, count, most_pulses
@@ -114,6 +115,7 @@ class Allotment:
         return -10 * log10(self.predicted_error())
 
 
+@lru_cache(4096)
 def group_error(n: int, k: int, cols: int, gain_bits: int) -> float:
     """Return the expected squared error per weight of unit variance of one group."""
     law, cosine = BetaLaw(n, cols), cosines(n, k)
@@ -149,6 +151,20 @@ def checked_target(target: float, name: str = "bits") -> float:
     return float(target)
 
 
+@lru_cache(1024)  # models have many tensors of a few shapes
+def _best(grid: Grid, target: float, gain_bits: int | None) -> Allotment | None:
+    """Return the allotment with the least predicted error, or None."""
+    best: tuple[float, Allotment] | None = None
+    for choice in range(MAX_GAIN_BITS + 1) if gain_bits is None else (gain_bits,):
+        allotment = _widest(grid, target, choice)
+        if allotment is None:
+            continue
+        error = allotment.predicted_error()
+        if best is None or error < best[0]:
+            best = (error, allotment)
+    return best[1] if best else None
+
+
 def allot(
     rows: int, cols: int, target: float, group: int, gain_bits: int | None = None
 ) -> Allotment | None:
@@ -164,13 +180,4 @@ def allot(
         gain_bits = checked_integer("gain_bits", gain_bits, 0, MAX_GAIN_BITS)
     if rows < 1 or cols < 1:
         return None
-    grid = Grid(rows, cols, min(group, cols))
-    best: tuple[float, Allotment] | None = None
-    for choice in range(MAX_GAIN_BITS + 1) if gain_bits is None else (gain_bits,):
-        allotment = _widest(grid, target, choice)
-        if allotment is None:
-            continue
-        error = allotment.predicted_error()
-        if best is None or error < best[0]:
-            best = (error, allotment)
-    return best[1] if best else None
+    return _best(Grid(rows, cols, min(group, cols)), target, gain_bits)

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.counting import checked_integer
-from pvq_ref.hadamard import Block, matrix, plan
+from pvq_ref.hadamard import Block, matrix, plan, transposed
 from pvq_ref.jit import kernel
 
 Floats = NDArray[np.float64]
 MAX_SEED = (1 << 64) - 1
-_MASK = (1 << 64) - 1
+_TILE = 1 << 14  # elements that are rotated together: they stay in the cache
+_SPAN = 128  # columns of the base's product that are made together
 
 
 def splitmix64(state: int, length: int) -> NDArray[np.uint64]:
@@ -46,66 +47,88 @@ def signs(seed: int, cols: int) -> Floats:
 
 
 @kernel
-def _sylvester(z: Floats, length: int) -> None:
-    """Transform each run of `length` elements, a power of two, by Sylvester's matrix."""
-    step = 1
-    while step < length:
+def _sylvester(z: Floats, length: int, lanes: int) -> None:
+    """Transform each run of `length` vectors of lanes, a power of two, by Sylvester's matrix.
+
+    Two steps at a time, with the roundings of one after the other.
+    """
+    step, stop = lanes, length * lanes
+    while 2 * step < stop:
+        for first in range(0, z.size, 4 * step):
+            p, q = z[first : first + step], z[first + step : first + 2 * step]
+            r, s = z[first + 2 * step : first + 3 * step], z[first + 3 * step : first + 4 * step]
+            for i in range(step):
+                a, b, c, d = p[i] + q[i], p[i] - q[i], r[i] + s[i], r[i] - s[i]
+                p[i], q[i], r[i], s[i] = a + c, b + d, a - c, b - d
+        step *= 4
+    if step < stop:
         for first in range(0, z.size, 2 * step):
-            for i in range(first, first + step):
-                a, b = z[i], z[i + step]
-                z[i] = a + b
-                z[i + step] = a - b
-        step *= 2
+            p, q = z[first : first + step], z[first + step : first + 2 * step]
+            for i in range(step):
+                p[i], q[i] = p[i] + q[i], p[i] - q[i]
 
 
 @kernel
 def _mix(z: Floats, base: Floats, out: Floats) -> None:
-    """Write base times z, z an (order of base, …) array in row-major order."""
+    """Write base times z, z a (base.shape[0], …) array in row-major order.
+
+    Orders of bases are multiples of four, so four products are added in one pass; a few columns at
+    a time stay in the cache for all rows.
+    """
     order = base.shape[0]
     run = z.size // order
-    for i in range(order):
-        row = out[i * run : (i + 1) * run]
-        for t in range(run):
-            row[t] = base[i, 0] * z[t]
-        for j in range(1, order):
-            c = base[i, j]
-            other = z[j * run : (j + 1) * run]
-            for t in range(run):
-                row[t] += c * other[t]
+    for first in range(0, run, _SPAN):
+        stop = min(first + _SPAN, run)
+        for i in range(0, order, 2):
+            upper = out[i * run + first : i * run + stop]
+            lower = out[(i + 1) * run + first : (i + 1) * run + stop]
+            for t in range(upper.size):
+                upper[t] = lower[t] = -0.0  # a sum that begins with it is the sum of the rest
+            for j in range(0, order, 4):
+                at = j * run + first
+                p, q = z[at : at + upper.size], z[at + run : at + run + upper.size]
+                at += 2 * run
+                r, s = z[at : at + upper.size], z[at + run : at + run + upper.size]
+                a, b, c, d = base[i, j], base[i, j + 1], base[i, j + 2], base[i, j + 3]
+                e, f, g, h = (
+                    base[i + 1, j], base[i + 1, j + 1], base[i + 1, j + 2], base[i + 1, j + 3]
+                )  # fmt: skip
+                for t in range(upper.size):
+                    upper[t] = upper[t] + a * p[t] + b * q[t] + c * r[t] + d * s[t]
+                    lower[t] = lower[t] + e * p[t] + f * q[t] + g * r[t] + h * s[t]
 
 
 @kernel
-def _rotate(x: Floats, sign: Floats, count: int, order: int, base: Floats) -> None:
-    """Rotate `count` consecutive blocks of every row in place."""
-    factor = 1.0 / np.sqrt(np.float64(order))
-    mixed = np.empty(order)
-    for row in range(x.shape[0]):
-        for block in range(count):
-            z = x[row, block * order : (block + 1) * order]
-            z *= sign[block * order : (block + 1) * order]
-            _sylvester(z, order // base.shape[0])
+def _apply(
+    x: Floats, sign: Floats, start: int, count: int, order: int, base: Floats, forward: bool
+) -> None:
+    """Rotate `count` consecutive blocks of every row in place, from column `start` on, or back.
+
+    base is the transpose for the way back. A tile of rows goes through each step together: z holds
+    their elements of one column side by side.
+    """
+    factor, length = 1.0 / np.sqrt(np.float64(order)), order // base.shape[0]
+    most = min(x.shape[0], max(4, min(16, _TILE // order)))
+    tile, room = np.empty(order * most), np.empty(order * most)
+    for top in range(0, x.shape[0], most):
+        lanes = min(most, x.shape[0] - top)
+        for first in range(start, start + count * order, order):
+            z, mixed = tile[: order * lanes], room[: order * lanes]
+            for lane in range(lanes):
+                for i in range(order):
+                    value = x[top + lane, first + i]
+                    z[i * lanes + lane] = value * sign[first + i] if forward else value
+            if forward:
+                _sylvester(z, length, lanes)
             if base.shape[0] > 1:
                 _mix(z, base, mixed)
-                for i in range(order):  # a slice would do, and take seconds to compile
-                    z[i] = mixed[i]
-            z *= factor
-
-
-@kernel
-def _unrotate(x: Floats, sign: Floats, count: int, order: int, transposed: Floats) -> None:
-    """Undo `_rotate`; transposed is the base's transpose."""
-    factor = 1.0 / np.sqrt(np.float64(order))
-    mixed = np.empty(order)
-    for row in range(x.shape[0]):
-        for block in range(count):
-            z = x[row, block * order : (block + 1) * order]
-            if transposed.shape[0] > 1:
-                _mix(z, transposed, mixed)
-                for i in range(order):  # a slice would do, and take seconds to compile
-                    z[i] = mixed[i]
-            _sylvester(z, order // transposed.shape[0])
-            z *= factor
-            z *= sign[block * order : (block + 1) * order]
+                z, mixed = mixed, z
+            if not forward:
+                _sylvester(z, length, lanes)
+            for lane in range(lanes):
+                for i in range(order):
+                    value = z[i * lanes + lane] * factor
+                    x[top + lane, first + i] = value if forward else value * sign[first + i]
 
 
 @dataclass(frozen=True)
@@ -135,11 +158,6 @@ class Rotation:
         first = 0
         for block in self.blocks:
             stop = first + block.count * block.order
-            base = matrix(block.base)
-            part, part_signs = x[:, first:stop], sign[first:stop]
-            if inverse:
-                transposed = np.ascontiguousarray(base.T)
-                _unrotate(part, part_signs, block.count, block.order, transposed)
-            else:
-                _rotate(part, part_signs, block.count, block.order, base)
+            base = transposed(block.base) if inverse else matrix(block.base)
+            _apply(x, sign, first, block.count, block.order, base, not inverse)
             first = stop

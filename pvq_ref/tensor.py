@@ -11,9 +11,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from pvq_ref.errors import DTypeError, MetadataError, PayloadError
 from pvq_ref.groups import Coding
+from pvq_ref.jit import kernel
 from pvq_ref.packing import Bytes, check_padding
 from pvq_ref.rates import Allotment, Grid
 from pvq_ref.rotation import Rotation
+from pvq_ref.words import Words
 
 DTYPES = {
     "F16": np.dtype(np.float16),
@@ -31,11 +33,52 @@ def dtype_name(dtype: DTypeLike) -> str:
     raise DTypeError(f"type must be float16, bfloat16, float32 or float64, got {np.dtype(dtype)}")
 
 
+# Of types of 16 bits: the bits of a binary64 mantissa that they don't have, the difference of the
+# exponents' biases, the reciprocal of the least number, and the bits of infinity.
+_NARROW = {
+    "F16": (42, 1023 - 15, 2.0**24, 0x7C00),
+    "BF16": (45, 1023 - 127, 2.0**133, 0x7F80),
+}
+
+
+@kernel
+def _round_bits(
+    x: NDArray[np.float64], bits: Words, cut: int, bias: int, unit: float, infinity: int,
+    out: NDArray[np.uint16],
+) -> bool:  # fmt: skip
+    """Round x (size,), with its bits, to 16 bits; return whether all of it was finite."""
+    one, shift, least = np.uint64(1), np.uint64(cut), np.uint64((bias + 1) << 52)
+    half, base = np.uint64((1 << (cut - 1)) - 1), np.uint64(bias << (52 - cut))
+    most, finite = np.uint64(infinity), True
+    for i in range(x.size):
+        magnitude = bits[i] & np.uint64(0x7FFFFFFFFFFFFFFF)
+        finite &= magnitude < np.uint64(0x7FF0000000000000)
+        if magnitude < least:  # a subnormal number, or the least normal one
+            rounded = np.uint64(np.rint(abs(x[i]) * unit))
+        else:
+            rounded = ((magnitude + half + (magnitude >> shift & one)) >> shift) - base
+        out[i] = min(rounded, most) | (bits[i] >> np.uint64(63)) << np.uint64(15)
+    return finite
+
+
 def round_to(x: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Round to a type of DTYPES once, ties to even; what is too large becomes infinity.
 
-    ml_dtypes goes from binary64 to bfloat16 through binary32, which would round twice. So binary32
-    is rounded to odd first (Boldo and Melquiond 2008): the last bit says that something was cut.
+    ml_dtypes goes from binary64 to bfloat16 through binary32, which would round twice.
+    """
+    name = dtype_name(dtype)
+    if name in _NARROW:
+        flat, out = np.ascontiguousarray(x).reshape(-1), np.empty(x.shape, np.uint16)
+        if _round_bits(flat, flat.view(np.uint64), *_NARROW[name], out.reshape(-1)):
+            return out.view(dtype)
+    return _rounded_by_numpy(x, dtype)
+
+
+def _rounded_by_numpy(x: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Round likewise; NaN and infinity too.
+
+    For bfloat16 binary32 is rounded to odd first (Boldo and Melquiond 2008): the last bit says that
+    something was cut.
     """
     with np.errstate(over="ignore"):
         if dtype != DTYPES["BF16"]:

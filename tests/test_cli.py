@@ -105,6 +105,7 @@ OPTIONS = {
     "verify": ["MODEL", "--against", "--json", "--quiet", "--threads", "--max-memory"],
     "vectors": ["OUT", "--force", "--json", "--quiet"],
     "conform": ["COMMAND", "--timeout", "--only", "--json", "--quiet"],
+    "warmup": ["--json", "--quiet"],
 }  # fmt: skip
 
 

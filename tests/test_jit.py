@@ -1,23 +1,27 @@
 """The kernel cache: never stale, never in the way."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pvq_ref
+from pvq_ref.cli import main
+from tests.models import make_folder
 
 CALL = "import numpy as np, pvq_ref; print(pvq_ref.rank(np.array([[1, -1]], np.int32))[0, 0])"
 
 UNRANK = "import numpy as np, pvq_ref; print(pvq_ref.unrank(np.array([[3]], np.uint64), 2, 2)[0])"
 
 
-def run(code, folder, **environment):
+def run(code, folder, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *map(str, arguments)],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(folder)} | environment,
         capture_output=True,
@@ -76,3 +80,54 @@ def test_importing_the_package_imports_nothing_heavy(copy):
 def test_importing_the_oracle_imports_nothing_heavy(copy):
     code = "import sys, pvq_ref.oracle; print(sorted({'numba', 'numpy'} & set(sys.modules)))"
     assert run(code, copy).stdout == "[]\n"
+
+
+def test_headers_are_read_without_numba_and_scipy(copy, tmp_path):
+    code = (
+        "import sys; from pvq_ref.cli import main; main(['inspect', sys.argv[1]]);"
+        "print(sorted({'numba', 'scipy.special', 'scipy.linalg', 'tqdm'} & set(sys.modules)))"
+    )
+    file = tmp_path / "one.safetensors"
+    pvq_ref.quantize(np.random.default_rng(0).standard_normal((8, 64))).save(file)
+    for path in (file, tmp_path):  # the folder isn't a compressed model: that is an error, as quick
+        assert run(code, copy, path).stdout.splitlines()[-1] == "[]"
+
+
+def test_threads_may_call_a_kernel_first(copy):
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor as Pool; import numpy as np, pvq_ref;"
+        "from pvq_ref.gain import group_gains; w, y = np.ones((1, 2)), np.ones((1, 2), np.int32);"
+        "print({float(x[0][0]) for x in Pool(8).map(lambda i: group_gains(w, y), range(8))})"
+    )
+    assert run(code, copy).stdout == f"{{{2 / np.sqrt(2)}}}\n"
+
+
+def command(*arguments, cache):
+    return subprocess.run(
+        [sys.executable, "-m", "pvq_ref", *map(str, arguments)],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_after_a_warmup_nothing_is_compiled(tmp_path):
+    cache = tmp_path / "cache"
+    first = json.loads(command("warmup", "--json", cache=cache).stdout)
+    assert first["compiled"] > 50 and first["known"] == 0
+    again = command("warmup", cache=cache)
+    assert again.stdout.startswith("nothing to do") and again.stderr == ""
+    kept = sorted(cache.rglob("*"))
+    make_folder(tmp_path / "m")
+    for order in ("blocked", "fischer", "opus"):
+        command("compress", tmp_path / "m", tmp_path / "c", "--order", order, "-f", cache=cache)
+        command("decompress", tmp_path / "c", tmp_path / "d", "-f", cache=cache)
+        command("verify", tmp_path / "c", "--against", tmp_path / "m", cache=cache)
+        command("inspect", tmp_path / "c", "--entropy", cache=cache)
+    assert sorted(cache.rglob("*")) == kept
+
+
+def test_warmup_says_when_there_is_nothing_to_do(capsys):
+    assert main(["warmup"]) == 0
+    assert main(["warmup"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("nothing to do: all kernels are")

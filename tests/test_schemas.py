@@ -44,6 +44,7 @@ def test_every_json_object_obeys_its_schema(source, capsys):
     assert check(capsys, "verify", "verify", packed)["mean_db"] is None
     assert check(capsys, "verify", "verify", packed, "--against", before)["mean_db"] > 10
     assert check(capsys, "decompress", "decompress", packed, after)["tensors"] == 1
+    assert check(capsys, "warmup", "warmup")["directory"]
 
 
 def test_json_of_shards_obeys_its_schemas(source, capsys):

@@ -10,7 +10,7 @@ from pvq_ref import dequantize, load, quantize
 from pvq_ref.errors import DomainError, DTypeError, MetadataError, NonFiniteError, ShapeError
 from pvq_ref.metadata import PARTS, object_of
 from pvq_ref.oracle import tensor as oracle
-from pvq_ref.tensor import DTYPES
+from pvq_ref.tensor import DTYPES, round_to
 from tests.strategies import ORDERS
 from tests.tensors import encoded
 
@@ -272,3 +272,24 @@ def test_fields_of_the_wrong_size_are_refused():
     t = encoded(weights((2, 4)), 4, 3)
     with pytest.raises(MetadataError, match="index must be of shape"):
         dequantize(replace(t, index=t.index[:-1]))
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_rounding_at_every_border_between_numbers_of_16_bits(name):
+    """The nearest number, ties to even: below, at and above the middle of every two neighbours."""
+    dtype = DTYPES[name]
+    infinity = int(np.array(np.inf, dtype).view(np.uint16))
+    bits = np.arange(infinity, dtype=np.uint16)
+    numbers = bits.view(dtype).astype(np.float64)
+    step = numbers[-1] - numbers[-2]
+    middles = (numbers + np.append(numbers[1:], numbers[-1] + step)) / 2
+    for sign in (1.0, -1.0):
+        top = np.uint16(0 if sign > 0 else 0x8000)
+        for x, ref in (
+            (numbers, bits),
+            (np.nextafter(middles, 0), bits),
+            (middles, bits + bits % 2),
+            (np.nextafter(middles, np.inf), bits + 1),
+        ):
+            got = round_to(sign * x, dtype).view(np.uint16)
+            assert np.array_equal(got, ref | top)

@@ -1,0 +1,342 @@
+#!/usr/bin/env python3
+"""Measure a model's way into a compressed file and back, stage by stage and as a whole.
+
+    python bench/speed_stages.py MODEL [--repetitions N]
+
+MODEL is a folder that bench/fetch_smollm2.py makes, or any other. One thread is timed by CPU time,
+two by the clock on the wall. Stages run on all tensors of the model in turn; their fields must be
+those of the compressed file, whose tensors must decode to what decompression writes. libopus's
+search and decoder at (32,7) run in the same process, a few times between the others. Whole calls
+run in processes of their own, so that their peak memory can be told: above that of the same process
+when all is imported. Feedback is measured with a second moment whose spectrum decays.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import TypeVar
+
+import numpy as np
+
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent))  # for tests.peers
+
+import report
+from pvq_ref import dequantize, load, matmul, quantize, quantize_with_feedback
+from pvq_ref.container import Reader, Writer, header_bytes, layout
+from pvq_ref.counting import bits
+from pvq_ref.encoding import _choose_levels, _relative, row_norms, stored_norms
+from pvq_ref.gain import group_gains, nearest_levels
+from pvq_ref.groups import parts, rows_per_range
+from pvq_ref.metadata import PARTS, entries_of
+from pvq_ref.model import open_model
+from pvq_ref.packing import pack_into
+from pvq_ref.plan import Settings, TensorPlan, make_plan
+from pvq_ref.ranking import rank_unchecked
+from pvq_ref.searching import search_unchecked
+from pvq_ref.tensor import PVQTensor
+from tests.peers.libopus import Libopus, MissingError, build
+from timing import medians
+
+Value = TypeVar("Value")
+ROOT = Path(__file__).resolve().parent.parent
+SEED = 20241016
+MODELS = (("SmolLM2-135M", 0.135e9), ("1 billion", 1e9), ("8 billion", 8e9), ("70 billion", 70e9))
+CHILD = """
+import resource, sys, time
+import numba, scipy.linalg, scipy.special
+from pvq_ref import compress, decompress
+call, source, target, threads = sys.argv[1:]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+wall, own = time.perf_counter(), time.process_time()
+{"compress": compress, "decompress": decompress}[call](source, target, threads=int(threads))
+print(time.perf_counter() - wall, time.process_time() - own,
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+class Stages:
+    """CPU seconds of stages, added up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def __call__(self, name: str, work: Callable[[], Value]) -> Value:
+        begin = time.thread_time()
+        value = work()
+        self.seconds[name] += time.thread_time() - begin
+        return value
+
+
+def check(true: bool, what: str) -> None:
+    if not true:
+        raise SystemExit(f"wrong result: {what}")
+
+
+def encode(reader: Reader, t: TensorPlan, design: str, stage: Stages) -> dict[str, np.ndarray]:
+    """Return the fields of a tensor, made stage by stage as `pvq_ref.encoding` does."""
+    assert t.coding is not None
+    a, coding, name = t.coding.allotment, t.coding, t.entry.name
+    index, filled = np.zeros(a.index_size, np.uint8), 0
+    norms, gains, lost = [], defaultdict(list), defaultdict(list)
+    step = rows_per_range(a.grid.cols)
+    for start in range(0, a.grid.rows, step):
+        stop = min(start + step, a.grid.rows)
+        rows = stage("read", lambda: reader.read_rows(name, start, stop))  # noqa: B023
+        x = stage("widen", lambda: rows.astype(np.float64))  # noqa: B023
+        if coding.rotation is not None:
+            stage("rotate", lambda: coding.rotation.forward(x))  # noqa: B023
+        norms.append(stage("gain", lambda: row_norms(x, start)))  # noqa: B023
+        piece = np.zeros(-(-len(x) * a.row_index_bits // 8), np.uint8)
+        for number, part in enumerate(parts(a)):
+            w = part.columns(x)
+            y = stage("search", lambda: search_unchecked(w, part.k))  # noqa: B023
+            gain, left = stage("gain", lambda: group_gains(w, y))  # noqa: B023
+            gains[number].append(gain.reshape(-1, part.per_row))
+            lost[number].append(left.reshape(-1, part.per_row))
+            table = part.tables(coding)
+            fields = stage("rank", lambda: rank_unchecked(y, table, coding.order))  # noqa: B023
+            place = (part.first_bit, part.per_row, a.row_index_bits)
+            width = bits(part.n, part.k)
+            stage("pack", lambda: pack_into(piece, fields, width, place))  # noqa: B023
+        index[filled : filled + piece.size] = piece
+        filled += piece.size
+
+    def levels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        row_norm, exponent = stored_norms(np.concatenate(norms))
+        unit = np.ldexp(row_norm.astype(np.float64), exponent)
+        packed, chosen = np.zeros(a.gain_size, np.uint8), []
+        for number, part in enumerate(parts(a)):
+            relative = _relative(np.concatenate(gains[number]), unit)
+            rest = _relative(_relative(np.concatenate(lost[number]), unit), unit)
+            seen = unit > 0.0 if unit.any() else unit == 0.0
+            flat = relative[seen].reshape(-1), rest[seen].reshape(-1)
+            chosen.append(_choose_levels(*flat, part, coding, design)[0])
+            fields = nearest_levels(relative.reshape(-1), chosen[-1]).astype(np.uint64)[:, None]
+            place = (part.first_gain * a.gain_bits, part.per_row, a.grid.groups * a.gain_bits)
+            pack_into(packed, fields, a.gain_bits, place)
+        return packed, row_norm, np.stack(chosen)
+
+    gain_fields, row_norm, chosen = stage("gain", levels)
+    return {"index": index, "gain": gain_fields, "row_norm": row_norm, "levels": chosen}
+
+
+def stages(model: Path, packed: Path, folder: Path) -> tuple[dict[str, float], int]:
+    """Return the CPU seconds of each stage on the whole model, and its compressed weights."""
+    plan, ref, stage = make_plan(open_model(model), Settings()), load(packed), Stages()
+    opened = open_model(model)
+    for number, t in enumerate(plan.compressed):
+        assert t.coding is not None
+        with Reader(opened.file(t.file)) as reader:
+            got = encode(reader, t, "auto", stage)
+        tensor = ref[t.entry.name]
+        assert isinstance(tensor, PVQTensor)
+        for part in PARTS:
+            check(np.array_equal(got[part], getattr(tensor, part)), f"{part} of {t.entry.name}")
+        entries = layout(entries_of(t.entry.name, t.entry.shape, t.coding.allotment))
+        head = header_bytes(entries, {})
+
+        def write(got=got, entries=entries, head=head, t=t, number=number) -> None:
+            with Writer(folder / f"{number}", entries, len(head)) as writer:
+                for part in PARTS:
+                    writer.write(f"{t.entry.name}_{part}", [got[part]])
+                writer.finish(head)
+
+        stage("write", write)
+        (folder / f"{number}").unlink()
+    return stage.seconds, plan.weights
+
+
+def child(call: str, source: Path, target: Path, threads: int) -> tuple[float, float, float]:
+    """Run a public call in a process: wall seconds, CPU seconds, MB above its imports."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, call, str(source), str(target), str(threads)],
+        env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    wall, own, peak = map(float, done.stdout.split())
+    return wall, own, peak * 1024 / 1e6
+
+
+def same_as_decoded(packed: Path, plain: Path) -> None:
+    """Check decompressed files against `dequantize`."""
+    opened = open_model(plain)
+    where = {entry.name: file for file, entry in opened.entries()}
+    for name, t in load(packed).items():
+        with Reader(opened.file(where[name])) as reader:
+            got = reader.read(name)
+        ref = dequantize(t, got.dtype) if isinstance(t, PVQTensor) else t
+        check(got.tobytes() == ref.tobytes(), f"{name} decompressed")
+
+
+def wall_of(arguments: list[str], cache: str) -> float:
+    """Return the wall seconds of the command line."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path} | ({"NUMBA_CACHE_DIR": cache} if cache else {})
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", "pvq_ref", *arguments]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    return time.perf_counter() - begin
+
+
+def start(folder: Path, packed: Path) -> list[list[str]]:
+    """Return rows: what the command line takes to start, compiling and not."""
+    from safetensors.numpy import save_file
+
+    tiny, out = folder / "tiny.safetensors", folder / "out.safetensors"
+    weight = np.random.default_rng(SEED).standard_normal((64, 256)).astype(np.float16)
+    save_file({"layers.0.mlp.up_proj.weight": weight}, tiny)
+    compress = ["compress", str(tiny), str(out), "--force"]
+    cache = str(folder / "cache")
+    rows = [["compress of a small file, empty cache", f"{wall_of(compress, cache):.1f}"]]
+    for name, arguments in (
+        ("compress of a small file", compress),
+        ("inspect", ["inspect", str(packed)]),
+        ("--help", ["--help"]),
+    ):
+        rows.append([name, f"{median(wall_of(arguments, cache) for _ in range(5)):.2f}"])
+    return rows
+
+
+def second_moment(cols: int) -> np.ndarray:
+    """Return E[x xᵀ] of inputs with a decaying spectrum, in directions of its own."""
+    rng = np.random.default_rng([SEED, cols])
+    x = rng.standard_normal((2 * cols, cols)) / np.arange(1, cols + 1) ** 0.5
+    x = x @ rng.standard_normal((cols, cols))
+    return x.T @ x / len(x)
+
+
+def contenders(peer: Libopus | None) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
+    """Return calls on one thread, and the weights of each."""
+    rng, calls, sizes = np.random.default_rng(SEED), {}, {}
+
+    def add(name: str, size: int, call: Callable[[], object]) -> None:
+        calls[name], sizes[name] = call, size
+
+    if peer is not None:
+        x = rng.standard_normal((1 << 14, 32))
+        x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+        y = search_unchecked(x.astype(np.float64), 7)
+        index, total = peer.encode(y, 7)
+        index, back = np.array(index, np.uint32), np.zeros_like(y)
+        check(np.array_equal(peer.decode(index, 32, 7)[0], y), "libopus decodes")
+        add("op_pvq_search_c (32,7)", x.size, lambda: peer.search(x, 7, back))
+        add("decode_pulses (32,7)", x.size, lambda: peer.decode(index, 32, 7, back, total))
+    for rows, cols in ((1536, 576), (1536, 1536)):
+        w = rng.standard_normal((rows, cols)).astype(np.float16)
+        h, t, v = second_moment(cols), quantize(w), rng.standard_normal(cols)
+        got, ref = matmul(t, v), dequantize(t) @ v
+        check(np.allclose(got, ref, rtol=0, atol=1e-9 * float(np.abs(ref).max())), "a product")
+        shape = f"{rows} × {cols}"
+        add(f"quantize, {shape}", w.size, lambda w=w: quantize(w, threads=1))
+        add(f"dequantize, {shape}", w.size, lambda t=t: dequantize(t, np.float16, threads=1))
+        add(f"matmul, {shape}", w.size, lambda t=t, v=v: matmul(t, v, threads=1))
+        for how in ("plain", "weighted"):
+            one = quantize_with_feedback(w, h, search=how, threads=1)
+            two = quantize_with_feedback(w, h, search=how, threads=2)
+            check(np.array_equal(one[0].index, two[0].index), f"{how} feedback on two threads")
+            check(one[1].coded < one[1].without, f"{how} feedback helps")
+            add(
+                f"{how} feedback, {shape}", w.size,
+                lambda w=w, h=h, how=how: quantize_with_feedback(w, h, search=how, threads=1),
+            )  # fmt: skip
+    return calls, sizes
+
+
+def costs(repetitions: int) -> str:
+    """Return what compression takes by group and rate: measured rates, and hours of one thread."""
+    w = np.random.default_rng(SEED).standard_normal((256, 4096)).astype(np.float16)
+    calls, names = {}, {}
+    for n, rate in ((16, 2), (32, 2), (32, 3.25), (32, 4.25), (64, 3.25), (128, 3.25)):
+        t = quantize(w, rate, n)
+        names[f"{n} {rate}"] = [str(n), str(t.allotment.k), f"{rate:g}"]
+        calls[f"{n} {rate}"] = lambda n=n, rate=rate: quantize(w, rate, n, threads=1)
+    rows = []
+    for name, seconds in medians(calls, repetitions).items():
+        hours = [f"{size * seconds / w.size / 3600:.2f}" for _, size in MODELS]
+        rows.append([*names[name], f"{w.size / seconds / 1e6:.0f}", *hours])
+    head = ["n", "k", "bits", "million weights/s", *(f"{name}, hours" for name, _ in MODELS)]
+    return report.table(head, rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--repetitions", type=int, default=5, metavar="N")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            peer = build(name)
+        except MissingError as missing:
+            peer = None
+            print(f"without libopus: {missing}", file=sys.stderr)
+        runs: dict[tuple[str, int], list[tuple[float, float, float]]] = defaultdict(list)
+        for turn in range(3):
+            for threads in (1, 2):
+                there = folder / f"packed{turn}{threads}", folder / f"plain{turn}{threads}"
+                runs["compress", threads].append(
+                    child("compress", options.model, there[0], threads)
+                )
+                runs["decompress", threads].append(child("decompress", *there, threads))
+                sums = [
+                    (path / "SHA256SUMS").read_bytes() for path in (folder / "packed01", there[0])
+                ]
+                check(sums[0] == sums[1], "threads change the compressed folder")
+        packed = folder / "packed01"
+        same_as_decoded(packed, folder / "plain01")
+        stages(options.model, packed, folder)  # kernels are loaded
+        seconds, weights = stages(options.model, packed, folder)
+        calls, sizes = contenders(peer)
+        times = medians(calls, options.repetitions)
+        started = start(folder, packed)
+        cost = costs(options.repetitions)
+
+    rates = {name: sizes[name] / one / 1e6 for name, one in times.items()}
+    measure = {"compress": "op_pvq_search_c (32,7)", "decompress": "decode_pulses (32,7)"}
+    print(f"{weights:,} weights. {report.made_with('numpy', 'numba', 'scipy')},")
+    print(f"load average {os.getloadavg()[0]:.1f}; `{report.command(__file__)}`\n")
+    every = sum(seconds.values())
+    rows = [
+        [stage, f"{1e9 * one / weights:.1f}", f"{one / every:.0%}"]
+        for stage, one in seconds.items()
+    ]
+    print(
+        report.table(
+            ["stage", "ns per weight", "share"],
+            [*rows, ["all", f"{1e9 * every / weights:.1f}", ""]],
+        )
+    )
+    rows = []
+    for call, other in measure.items():
+        wall = {threads: median(run[0] for run in runs[call, threads]) for threads in (1, 2)}
+        own = weights / median(run[1] for run in runs[call, 1]) / 1e6
+        beside = f"{own / rates[other]:.2f}" if other in rates else ""
+        peak = max(run[2] for threads in (1, 2) for run in runs[call, threads])
+        rows.append([
+            call, f"{own:.1f}", beside, f"{weights / wall[1] / 1e6:.1f}",
+            f"{weights / wall[2] / 1e6:.1f}", f"{wall[1] / wall[2]:.2f}", f"{peak:.0f}",
+        ])  # fmt: skip
+    head = [
+        "public call, million weights/s", "CPU, one thread", "beside libopus", "wall, one thread",
+        "wall, two", "two beside one", "peak MB above imports",
+    ]  # fmt: skip
+    print(f"\n{report.table(head, rows)}")
+    search = rates.get("op_pvq_search_c (32,7)")
+    rows = [
+        [name, f"{rate:.1f}", f"{rate / search:.2f}" if search else ""]
+        for name, rate in rates.items()
+    ]
+    head = ["one thread", "million weights/s", "beside op_pvq_search_c"]
+    print(f"\n{report.table(head, rows)}")
+    print(f"\n{report.table(['command line', 'wall seconds'], started)}\n\n{cost}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Numba behind `pvq_ref.jit`, imported when the first kernel is called.
+
+Numba's own `cache=True` watches only the file that a kernel stands in, and raises where no
+directory is writable. Here the stamp of a cached kernel is a hash over all files of the package, so
+that an edit anywhere recompiles it, and where nothing is writable kernels are compiled anew, with a
+warning.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+from pvq_ref.jit import PACKAGE, cache_directory
+
+
+@lru_cache(1)
+def _source_hash() -> str:
+    """Return a hash over every Python file of the package, names included."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+class _Locator(_CacheLocator):  # type: ignore[misc]
+    """Where a kernel's cache lies, and what it depends on."""
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        self._line = py_func.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(cache_directory())
+
+    def get_source_stamp(self) -> str:
+        return _source_hash()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> "_Locator":
+        return cls(py_func)
+
+
+class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
+    _locator_classes = (_Locator,)
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    _impl_class = _Impl
+
+
+def dispatcher(function: Callable[..., Any], inline: bool) -> Any:
+    """Return Numba's dispatcher of a kernel: without Python objects and lock, cached on disk."""
+    if inline:
+        return numba.njit(inline="always")(function)
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+    if cache_directory() is not None:
+        compiled._cache = _Cache(function)
+    return compiled
