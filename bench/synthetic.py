@@ -22,6 +22,7 @@ INDEX = "model.safetensors.index.json"
 # `getrusage` would not do: what it says is inherited from the parent.
 CHILD = r"""
 import re, sys, time
+import numba, scipy.linalg, scipy.special  # which are imported late
 import pvq_ref.cli, pvq_ref.checkpoint, pvq_ref.verification
 
 def peak():

@@ -155,6 +155,7 @@ def test_rows_that_do_not_fit_are_refused_at_once(tmp_path):
 
 CHILD = """
 import re, sys
+import numba, scipy.linalg, scipy.special  # which are imported late
 import pvq_ref.cli, pvq_ref.checkpoint, pvq_ref.verification
 
 def peak():
