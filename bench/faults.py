@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -196,34 +196,31 @@ def fill_once(campaign: Campaign, folder: Path, rng: random.Random) -> None:
         campaign.resume(folder / "out", kind)
 
 
-def lose_worker_once(campaign: Campaign, folder: Path, rng: random.Random, client: Any) -> None:
-    """Kill a worker at a random moment of a run on a cluster, and compare."""
+def lose_worker_once(campaign: Campaign, folder: Path, rng: random.Random) -> None:
+    """Kill a worker at a random moment of a run on a cluster of its own, and compare."""
+    from distributed import Client, LocalCluster
+
     folder.mkdir()
-    out, workers = folder / "out", sorted(client.run(os.getpid).values())
-    command = [*PROGRAM, campaign.source, out, "-q", "--dask", client.scheduler.address]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
-        if campaign.wait_at_random(child, out, rng):
-            os.kill(rng.choice(workers), signal.SIGKILL)
-            begun = out.with_name("out.partial").exists()
-            campaign.seen["while coding" if begun else "before coding"] += 1
-        else:
-            campaign.seen["complete before a worker was killed"] += 1
-        _, err = child.communicate()
+    out = folder / "out"
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        workers = sorted(client.run(os.getpid).values())
+        command = [*PROGRAM, campaign.source, out, "-q", "--dask", client.scheduler.address]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
+            if campaign.wait_at_random(child, out, rng):
+                os.kill(rng.choice(workers), signal.SIGKILL)
+                begun = out.with_name("out.partial").exists()
+                campaign.seen["while coding" if begun else "before coding"] += 1
+            else:
+                campaign.seen["complete before a worker was killed"] += 1
+            _, err = child.communicate()
     if child.returncode or contents(out) != campaign.reference:
         raise SystemExit(f"after the loss of a worker: exit code {child.returncode}, {err}")
     if sorted(path.name for path in folder.iterdir()) != [out.name]:
         raise SystemExit("after the loss of a worker: something was left behind")
-    client.wait_for_workers(len(workers))
     shutil.rmtree(folder)
-
-
-def cluster_of(count: int) -> Any:
-    """Return a client of a local cluster, or None without the extra."""
-    try:
-        from distributed import Client, LocalCluster
-    except ImportError:
-        return None
-    return Client(LocalCluster(n_workers=count, threads_per_worker=1, dashboard_address=None))
 
 
 def main() -> None:
@@ -242,19 +239,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="pvq-faults-") as name:
         folder = Path(name)
         campaign = Campaign(folder, given.layers)
-        client = cluster_of(2) if given.workers else None
         campaigns: list[tuple[str, Callable[[Campaign, Path, random.Random], None], int]] = [
             ("kill -9", kill_once, given.kills),
             ("full disk", fill_once, given.full),
         ]
-        if client is not None:
-            lose = partial(lose_worker_once, client=client)
-            # Once for nothing: workers load what they need, and the length of a run is measured.
-            began = time.monotonic()
-            command = [*PROGRAM, campaign.source, folder / "spread", "-q", "--dask"]
-            subprocess.run([*command, client.scheduler.address], check=True)
-            print(f"a run on the cluster takes {time.monotonic() - began:.1f} s", flush=True)
-            campaigns.append(("worker killed", lose, given.workers))
+        if find_spec("distributed"):
+            campaigns.append(("worker killed", lose_worker_once, given.workers))
         for title, once, count in campaigns:
             campaign.seen, campaign.kept = Counter(), []
             for number in range(count):
@@ -269,8 +259,6 @@ def main() -> None:
             where = ", ".join(f"{n} {what}" for what, n in sorted(campaign.seen.items()))
             resumed = str(len(campaign.kept)) if campaign.kept else "–"
             rows.append([title, str(sum(campaign.seen.values())), where, resumed, kept])
-        if client is not None:
-            client.shutdown()
     text = f"""# Faults
 
 Made by `{report.command("faults.py")}` on {report.made_with("numpy", "numba")}.
