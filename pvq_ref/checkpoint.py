@@ -142,7 +142,7 @@ def _decoded_chunks(
     except IntegrityError:
         raise
     except PVQError as error:
-        raise type(error)(f"tensor {name!r}: {error}") from None
+        raise type(error)(f"tensor {name!r:.80}: {error}") from None
 
 
 def load(path: AnyPath) -> dict[str, PVQTensor | NDArray[Any]]:

@@ -109,7 +109,7 @@ def _entry(name: str, raw: object) -> Entry:
         raise HeaderError(f"entry {name!r:.80} must have dtype, shape and data_offsets")
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise HeaderError(f"entry {name!r:.80} must have a known dtype, got {dtype!r}")
+        raise HeaderError(f"entry {name!r:.80} must have a known dtype, got {dtype!r:.80}")
     if not isinstance(shape, list) or len(shape) > 64 or not all(map(_is_count, shape)):
         raise HeaderError(f"entry {name!r:.80} must have a shape of counts, got {shape!r:.80}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_count, offsets)):
@@ -222,7 +222,9 @@ class Reader:
         """Return a whole entry as an array."""
         entry = self.header.entries[name]
         if entry.dtype not in NUMPY_TYPES:
-            raise HeaderError(f"entry {name!r} must have a type that NumPy has, got {entry.dtype}")
+            raise HeaderError(
+                f"entry {name!r:.80} must have a type that NumPy has, got {entry.dtype}"
+            )
         data = self.read_bytes(entry, 0, entry.size)
         return data.view(NUMPY_TYPES[entry.dtype]).reshape(entry.shape)
 

@@ -154,7 +154,9 @@ class Hessians:
             self.text, shared = _described(header.metadata[KEY])
             if shared.keys() != self._sizes.keys():
                 wrong = min(shared.keys() ^ self._sizes.keys())
-                raise MetadataError(f"{KEY} must name the Hessians of the file, {wrong!r} differs")
+                raise MetadataError(
+                    f"{KEY} must name the Hessians of the file, {wrong!r:.80} differs"
+                )
         self._tokens = {name: one.tokens for name, one in shared.items()}
         self._home = {name: name for name in self._sizes}
         for name, one in shared.items():
@@ -195,7 +197,7 @@ class Hessians:
         size = self._sizes[home]
         if cols is not None and size != cols:
             raise ShapeError(
-                f"hessian of layer {layer!r} must be of shape ({cols}, {cols}), "
+                f"hessian of layer {layer!r:.80} must be of shape ({cols}, {cols}), "
                 f"got ({size}, {size})"
             )
         with Reader(self.path) as reader:
@@ -203,5 +205,5 @@ class Hessians:
         try:
             checked_hessian(h, size)
         except ArgumentError as error:
-            raise PayloadError(f"{self.path.name}, layer {layer!r}: {error}") from None
+            raise PayloadError(f"{self.path.name}, layer {layer!r:.80}: {error}") from None
         return h

@@ -138,6 +138,6 @@ def entropies(
                     tensor = parsing.with_fields(reader, name, bare, meta)
                     measured[name] = entropy(tensor, threads)
                 except PVQError as error:
-                    raise type(error)(f"tensor {name!r}: {error}") from None
+                    raise type(error)(f"tensor {name!r:.80}: {error}") from None
                 progress(name, prod(tensor.shape))
     return measured

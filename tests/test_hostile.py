@@ -402,6 +402,16 @@ def test_messages_are_short_whatever_the_names_are(good, tmp_path):
     assert len(str(raised.value)) < 1000
 
 
+def test_messages_are_short_whatever_the_types_are(tmp_path):
+    entry = {"dtype": "x" * 100_000, "shape": [1], "data_offsets": [0, 1]}
+    head = json.dumps({"w": entry}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + b"\0")
+    with pytest.raises(HeaderError) as raised:
+        load(path)
+    assert len(str(raised.value)) < 1000
+
+
 def test_names_move_no_cursor(good, tmp_path):
     """What a file calls its tensors is printed in one line, without control characters."""
     tensors = {"\x1b[2Ja\r\nb": np.ones((8, 64), np.float32)}
