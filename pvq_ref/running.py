@@ -156,8 +156,8 @@ def complete(
 def check_target(model: Model, target: Path, force: bool) -> None:
     """Raise OutputError for an output that exists or can't be, or that touches its source."""
     check_free(target, force, folder=model.is_folder)
-    source, output = model.path.resolve(), target.resolve()
-    if output == source or source in output.parents or output in source.parents:
+    source, made = model.path.resolve(), target.resolve()
+    if made == source or source in made.parents or made in source.parents:
         raise OutputError(f"the output must be outside its source, and not around it, got {target}")
 
 

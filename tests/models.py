@@ -54,6 +54,18 @@ SIDE_FILES = {
 LEFT_OUT = {"pytorch_model.bin": b"weights", "old/model.gguf": b"GGUF", "tf_model.h5": b"weights"}
 
 
+def make_hessians(path, names):
+    """Write a file of Hessians (spec section 7.6) of the named matrices."""
+    rng = np.random.default_rng(0)
+    hessians = {}
+    for name in names:
+        cols = MATRICES[name][-1]
+        x = rng.standard_normal((2 * cols, cols))
+        hessian = (x.T @ x / len(x)).astype(np.float32)
+        hessians[f"{name.removesuffix('.weight')}.hessian"] = hessian
+    save_file(hessians, path)
+
+
 def tensors_of_model(dtype="F16", tied=False, seed=0):
     """The tensors of a small model by name."""
     rng = np.random.default_rng(seed)

@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 
 from pvq_ref import compress, decompress, load, running
-from pvq_ref.curvature import checked_hessian
 from pvq_ref.errors import ModelError, NonFiniteError, OutputError, PVQError
 from pvq_ref.hessian_encoding import compress_with_hessians
-from pvq_ref.hessian_writer import hessian_writer
 from pvq_ref.model import open_model
 from pvq_ref.plan import Settings
 from pvq_ref.verification import verify
-from tests.models import MATRICES, files_of, make_file, make_folder, names_in, stamps
+from tests.models import MATRICES, files_of, make_file, make_folder, make_hessians, names_in, stamps
 
 PROGRAM = [sys.executable, "-m", "pvq_ref"]
 
@@ -46,12 +44,7 @@ def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     make_folder(folder / "m", shards=2)
     make_file(folder / "m.safetensors")
-    rng = np.random.default_rng(0)
-    layers = {name.removesuffix(".weight"): shape[-1] for name, shape in list(MATRICES.items())[:4]}
-    with hessian_writer(folder / "h", layers) as writer:
-        for name, cols in layers.items():
-            x = rng.standard_normal((2 * cols, cols))
-            writer.write([name], checked_hessian(x.T @ x, cols)[0], len(x))
+    make_hessians(folder / "h", list(MATRICES)[:4])
     return folder
 
 

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from pvq_ref import compress, groups
 from pvq_ref.cli import main
 from pvq_ref.compensated import Feedback
-from pvq_ref.curvature import checked_hessian
 from pvq_ref.errors import DomainError, OutputError
 from pvq_ref.hessian_encoding import compress_with_hessians, with_hessians
-from pvq_ref.hessian_writer import hessian_writer
 from pvq_ref.hessians import Hessians
 from pvq_ref.memory import Limits
 from pvq_ref.model import open_model
@@ -24,7 +22,7 @@ from pvq_ref.plan import Settings, make_plan
 from pvq_ref.running import Run
 from pvq_ref.sharding import compress_shard, merge, shard_of
 from pvq_ref.units import Method, all_units, share_of
-from tests.models import MATRICES, files_of, make_folder, names_in
+from tests.models import MATRICES, files_of, make_folder, make_hessians, names_in
 
 SETTINGS = Settings(bits=4.0, group=8)
 PROGRAM = [sys.executable, "-m", "pvq_ref"]
@@ -33,16 +31,10 @@ PROGRAM = [sys.executable, "-m", "pvq_ref"]
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A model, Hessians of some layers, and what single runs make of it."""
-    import numpy as np
 
     folder = tmp_path_factory.mktemp("shards")
     make_folder(folder / "m", shards=2)
-    rng = np.random.default_rng(0)
-    layers = {name.removesuffix(".weight"): shape[-1] for name, shape in list(MATRICES.items())[:4]}
-    with hessian_writer(folder / "h", layers) as writer:
-        for name, cols in layers.items():
-            x = rng.standard_normal((2 * cols, cols))
-            writer.write([name], checked_hessian(x.T @ x, cols)[0], len(x))
+    make_hessians(folder / "h", list(MATRICES)[:4])
     compress(folder / "m", folder / "data-free", 4.0, group=8)
     compress_with_hessians(folder / "m", folder / "Hessians", folder / "h", SETTINGS)
     return folder / "m"
