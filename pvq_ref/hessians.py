@@ -32,7 +32,7 @@ from pvq_ref.rotation import MAX_SEED
 
 KEY = "pvq_hessians"
 SUFFIX = ".hessian"
-FORMAT_VERSION = 0
+FORMAT_VERSION = 1
 MAX_TOKENS = (1 << 63) - 1
 
 
@@ -114,10 +114,11 @@ def _described(text: str) -> tuple[Text | None, dict[str, Shared]]:
     except HeaderError as error:
         raise MetadataError(str(error)) from None
     version = raw.get("format_version") if isinstance(raw, dict) else None
-    if _is_integer(version, 0, MAX_TOKENS) and version != FORMAT_VERSION:
-        raise VersionError(f"format_version of {KEY} must be {FORMAT_VERSION}, got {version}")
+    is_integer = isinstance(version, int) and not isinstance(version, bool)
+    if is_integer and version != FORMAT_VERSION:
+        raise VersionError(f"format_version of {KEY} must be {FORMAT_VERSION}, got {version!r:.80}")
     o = _keys(raw, KEY, {"format_version", "writer", "text", "hessians"})
-    if not _is_integer(version, FORMAT_VERSION, FORMAT_VERSION):
+    if not is_integer:
         raise MetadataError(f"format_version of {KEY} must be an integer, got {version!r:.80}")
     if not isinstance(o["writer"], str) or not isinstance(o["hessians"], dict):
         raise MetadataError(f"{KEY} must have a string as writer and an object as hessians")

@@ -15,7 +15,7 @@ from pvq_ref.rates import Allotment
 from pvq_ref.rotation import Rotation
 from pvq_ref.tensor import PVQTensor
 
-FORMAT_VERSION = 0
+FORMAT_VERSION = 1
 MIN_EXPONENT, MAX_EXPONENT = -551, 497  # of row norms (spec section 8.2)
 PARTS = ("index", "gain", "row_norm", "levels")
 NO_HASH = "0" * 64

@@ -204,7 +204,7 @@ def test_the_config_names_the_method_and_loses_it_again(trip):
     added = got.pop("quantization_config")
     assert got == ref
     assert list(got) == list(ref)
-    assert (added["quant_method"], added["format_version"], added["bits"]) == ("pvq", 0, 4)
+    assert (added["quant_method"], added["format_version"], added["bits"]) == ("pvq", 1, 4)
     assert json.loads((back / "config.json").read_text()) == ref
 
 

@@ -479,7 +479,7 @@ def test_json_of_inspect(models, run):
     got = strict(out)
     assert code == 0
     assert got.keys() == INSPECT
-    assert (got["format_version"], got["weights"], got["untouched_tensors"]) == (0, WEIGHTS, 7)
+    assert (got["format_version"], got["weights"], got["untouched_tensors"]) == (1, WEIGHTS, 7)
     files = list((models / "c").glob("*.safetensors"))
     parts = ("compressed_bytes", "untouched_bytes", "header_bytes")
     assert sum(got[part] for part in parts) == sum(path.stat().st_size for path in files)

@@ -30,7 +30,7 @@ def moment(cols, seed=0, tokens=50):
 
 
 def described(hessians, text=None, **changes):
-    return {KEY: json.dumps({"format_version": 0, "writer": "any", "text": text,
+    return {KEY: json.dumps({"format_version": 1, "writer": "any", "text": text,
                              "hessians": hessians} | changes)}  # fmt: skip
 
 
@@ -187,7 +187,7 @@ X = {"x": {"layers": ["x"], "tokens": 5}}
         ({KEY: '{"writer":1,"writer":2}'}, "no key twice"),
         (described(X, more=1), "must have the keys"),
         (described(X, format_version=True), "format_version of pvq_hessians must be an integer"),
-        (described(X, format_version="0"), "format_version of pvq_hessians must be an integer"),
+        (described(X, format_version="1"), "format_version of pvq_hessians must be an integer"),
         (described(X, writer=1), "a string as writer"),
         (described([]), "an object as hessians"),
         (described({}), "must name the Hessians of the file, 'x' differs"),
@@ -218,10 +218,11 @@ def test_broken_metadata(tmp_path, metadata, match):
         Hessians(path)
 
 
-def test_another_version(tmp_path):
+@pytest.mark.parametrize("version", [0, 2, -1, 2**70])
+def test_another_version(tmp_path, version):
     path = tmp_path / "h"
-    save_file({"x.hessian": moment(4)}, path, described(None, format_version=1))
-    with pytest.raises(VersionError, match="format_version of pvq_hessians must be 0, got 1"):
+    save_file({"x.hessian": moment(4)}, path, described(None, format_version=version))
+    with pytest.raises(VersionError, match=f"version of pvq_hessians must be 1, got {version}"):
         Hessians(path)
 
 

@@ -312,8 +312,8 @@ BAD_METADATA = {
     "pvq not an object": outer_changed(pvq="[]"),
     "pvq not canonical": outer_changed(pvq=split(FILE)[0]["__metadata__"]["pvq"] + " "),
     "version missing": lacking("format_version"),
-    "version not an integer": changed(format_version="0"),
-    "version a boolean": changed(format_version=False),
+    "version not an integer": changed(format_version="1"),
+    "version a boolean": changed(format_version=True),
     "another key": changed(more=1),
     **{f"{key} missing": lacking(key) for key in
        ("writer", "header_sha256", "source_metadata", "sha256", "tensors")},
@@ -354,15 +354,15 @@ def test_metadata_that_breaks_the_spec(name):
         read(BAD_METADATA[name])
 
 
-@pytest.mark.parametrize("version", [1, -1, 10**20])
+@pytest.mark.parametrize("version", [0, 2, -1, 10**20])
 def test_other_versions(version):
-    with pytest.raises(VersionError, match=f"format_version must be 0, got {version}"):
+    with pytest.raises(VersionError, match=f"format_version must be 1, got {version}"):
         read(changed(format_version=version))
 
 
 def test_the_version_comes_first():
     with pytest.raises(VersionError):
-        read(outer_changed(pvq='{"format_version":1,"new":[]}'))
+        read(outer_changed(pvq='{"format_version":2,"new":[]}'))
 
 
 # 9.4: IntegrityError

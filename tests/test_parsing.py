@@ -110,7 +110,7 @@ def test_the_metadata_have_the_keys_of_the_spec(good):
 
 def test_the_metadata_name_the_program_and_the_source(good):
     pvq = pvq_of(good)
-    assert pvq["format_version"] == 0
+    assert pvq["format_version"] == 1
     assert pvq["writer"] == f"pvq_ref {__version__}"
     assert pvq["source_metadata"] == SOURCE
 
@@ -319,16 +319,16 @@ def test_each_hash_must_have_an_entry(good, tmp_path):
     refused(path, MetadataError, tmp_path)
 
 
-@pytest.mark.parametrize("value", [1, -1, 2**70, "0", "", None, [], {}, False, True, 0.0, 0.5])
+@pytest.mark.parametrize("value", [0, 2, -1, 2**70, "1", "", None, [], {}, False, True, 1.0, 0.5])
 def test_another_version_is_refused(good, tmp_path, value):
     path = forge(good, tmp_path / "a", lambda pvq: pvq.update(format_version=value))
     refused(path, (VersionError, MetadataError), tmp_path)
 
 
-@pytest.mark.parametrize("value", [1, 2, 2**70])
+@pytest.mark.parametrize("value", [0, 2, 2**70])
 def test_another_version_is_told_from_broken_metadata(good, tmp_path, value):
     path = forge(good, tmp_path / "a", lambda pvq: pvq.update(format_version=value, new_key=[]))
-    with pytest.raises(VersionError, match=f"format_version must be 0, got {value}"):
+    with pytest.raises(VersionError, match=f"format_version must be 1, got {value}"):
         load(path)
 
 
@@ -339,7 +339,7 @@ def test_the_version_must_be_there(good, tmp_path):
 
 BAD_TEXTS = {
     "empty": "", "not JSON": "{", "a list": "[]", "null": "null", "a number": "0", "a string": '""',
-    "NaN": '{"format_version":NaN}', "twice": '{"format_version":0,"format_version":0}',
+    "NaN": '{"format_version":NaN}', "twice": '{"format_version":1,"format_version":1}',
     "deep": '{"format_version":' + "[" * 200_000 + "]" * 200_000 + "}", "null byte": "\0",
     "long number": '{"format_version":' + "1" * 5000 + "}", "half a pair": '{"\\ud800":0}',
 }  # fmt: skip
@@ -557,7 +557,7 @@ def made(target, shape, n, k, order="fischer", dtype="F16", norm=0.0, level=0.0)
         "block": 4 if order == "blocked" else 0, "gain_bits": 1, "levels": "lloyd-max",
         "norm_exponent": 0, "rotation": None,
     }  # fmt: skip
-    pvq = {"format_version": 0, "writer": "x", "source_metadata": {}, "tensors": {"x": item}}
+    pvq = {"format_version": 1, "writer": "x", "source_metadata": {}, "tensors": {"x": item}}
     target.write_bytes(frame({"__metadata__": {"pvq": canonical(pvq)}}))
     return forge(target, target, entries=lambda entries: entries.update(parts))
 
@@ -656,7 +656,7 @@ def set_levels(value):
 
 FAULTS = {  # in the order of spec section 11: where the fault is, what it is, and the error
     "JSON": ("outer", lambda outer: outer.update(pvq=outer["pvq"] + " "), MetadataError),
-    "version": ("pvq", lambda pvq: pvq.update(format_version=1), VersionError),
+    "version": ("pvq", lambda pvq: pvq.update(format_version=2), VersionError),
     "key": ("pvq", lambda pvq: pvq.update(writer=1), MetadataError),
     "hash of the header": ("pvq", lambda pvq: pvq.update(header_sha256="1" * 64), IntegrityError),
     "tensor": ("pvq", lambda pvq: pvq["tensors"][T].update(k=0), MetadataError),

@@ -84,7 +84,7 @@ def test_the_safetensors_package_reads_both(case):
     with safe_open(compressed / "model.safetensors", "np") as file:
         parts = [name for name in file.keys() if name.rpartition("_")[2] in ("index", "gain")]  # noqa: SIM118
         assert len(parts) == 2 * layers
-        assert json.loads(file.metadata()["pvq"])["format_version"] == 0
+        assert json.loads(file.metadata()["pvq"])["format_version"] == 1
         assert all(f"{parts[0].rpartition('_')[0]}_{part}" in file.keys() for part in PARTS)  # noqa: SIM118
     with safe_open(restored / "model.safetensors", "np") as file:
         assert len(file.keys()) > layers

@@ -1,4 +1,4 @@
-/* pvq_decode: a second decoder of the pvq_ref format, version 0, in one file of portable C99.
+/* pvq_decode: a second decoder of the pvq_ref format, version 1, in one file of portable C99.
  *
  * It was written from the text of ../spec.md, without a look at the code of the reference;
  * "spec 8.5" in a comment is section 8.5 of that text. Where the text was unclear it follows
@@ -1799,8 +1799,8 @@ static void read_metadata(Container *file)
     item = member(file->pvq, "format_version");
     if (!is_integer(item))
         metadata_error("no integer format_version");
-    if (strcmp(item->text, "0"))
-        fail("VersionError", "a format_version that isn't 0");
+    if (strcmp(item->text, "1"))
+        fail("VersionError", "a format_version that isn't 1");
     if (!has_keys(metadata, outer_keys) || !is_text(member(metadata, "format"), "pt"))
         metadata_error("__metadata__ isn't that of a compressed file");
     if (!has_keys(file->pvq, keys))

@@ -66,7 +66,7 @@ def text_of(topic: str) -> str:
     used = {flag for case in cases for flag in case.flags}
     head: dict[str, Any] = {
         "$schema": "schema.json",
-        "format_version": 0,
+        "format_version": 1,
         "title": title,
         "flags": {flag: FLAGS[flag] for flag in sorted(used)},
     }

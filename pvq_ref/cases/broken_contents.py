@@ -74,7 +74,7 @@ def _metadata() -> Broken:
         ["canonical"],
     )
     yield "version-missing", "there is a version", _pvq("format_version"), []
-    for where, version in (("string", "0"), ("boolean", False), ("null", None)):
+    for where, version in (("string", "1"), ("boolean", True), ("null", None)):
         yield f"version-{where}", "a version is an integer", _pvq(format_version=version), []
     for key in ("writer", "header_sha256", "source_metadata", "sha256", "tensors"):
         yield f"no-{key}", "all keys are there", _pvq(key), []
@@ -140,11 +140,11 @@ def _tensors() -> Broken:
 
 
 def _versions() -> Broken:
-    for version in (1, -1, 10**20):
+    for version in (0, 2, -1, 10**20):
         file = _changed(EMPTY_FILE, format_version=version)
-        yield f"version-{version}", "this version is 0", file, []
+        yield f"version-{version}", "this version is 1", file, []
     yield "version-first", "the version comes before what another one may mean", _outer(
-        pvq='{"format_version":1,"new":[]}', more=""
+        pvq='{"format_version":2,"new":[]}', more=""
     ), ["error-order"]  # fmt: skip
 
 
@@ -207,7 +207,7 @@ def _payloads() -> Broken:
 def _orders() -> Broken:
     flags = ["error-order"]
     yield "frame-before-version", "a frame comes before the version", framed(
-        canonical(split(_changed(EMPTY_FILE, format_version=1))[0]).replace(":", ": ", 1).encode(),
+        canonical(split(_changed(EMPTY_FILE, format_version=2))[0]).replace(":", ": ", 1).encode(),
         b"",
     ), flags  # fmt: skip
     yield "pvq-before-format", "the JSON of pvq comes before other keys", _outer(

@@ -27,7 +27,7 @@ from pvq_ref.oracle.frame import (
 from pvq_ref.oracle.layout import Layout, fields, read_layout, require
 from pvq_ref.oracle.tensor import decode_layout, read_payload, round_all
 
-FORMAT_VERSION = 0
+FORMAT_VERSION = 1
 NO_HASH = "0" * 64
 SUFFIXES = ("index", "gain", "row_norm", "levels")
 PVQ_KEYS = {"format_version", "writer", "header_sha256", "source_metadata", "sha256", "tensors"}
