@@ -17,6 +17,7 @@
     │   └── IntegrityError              a hash that doesn't match
     ├── ModelError (ValueError)         a model that can't be taken as it is
     ├── OutputError (RuntimeError)      an output that exists or can't be written
+    ├── DeviceError (RuntimeError)      no CUDA device, or its driver fails
     └── MissingExtraError (ImportError) what an extra brings isn't there, or is too old
 
 Messages have one grammar: *argument* must be *what*, got *value*; for arrays also the position of
@@ -90,6 +91,10 @@ class ModelError(PVQError, ValueError):
 
 class OutputError(PVQError, RuntimeError):
     """An output exists already, or can't be written."""
+
+
+class DeviceError(PVQError, RuntimeError):
+    """There is no CUDA device, or its driver reports a failure."""
 
 
 class MissingExtraError(PVQError, ImportError):

@@ -1,0 +1,129 @@
+"""Instructions of the device that Numba has no name for, and the same in plain Python."""
+
+from typing import Any
+
+import numpy as np
+from numba import config, cuda
+
+SIMULATED = bool(config.ENABLE_CUDASIM)
+# Inlined functions need no device to be compiled for.
+device = cuda.jit(device=True) if SIMULATED else cuda.jit(device=True, inline="always")
+
+if SIMULATED:
+
+    def shift_right(x: int, by: int) -> np.uint32:
+        return np.uint32(int(x) >> (int(by) & 31))
+
+    def shift_left(x: int, by: int) -> np.uint32:
+        return np.uint32(int(x) << (int(by) & 31) & 0xFFFFFFFF)
+
+    def funnel_left(low: int, high: int, by: int) -> np.uint32:
+        return np.uint32((int(high) << 32 | int(low)) << (int(by) & 31) >> 32 & 0xFFFFFFFF)
+
+    def funnel_right(low: int, high: int, by: int) -> np.uint32:
+        return np.uint32((int(high) << 32 | int(low)) >> (int(by) & 31) & 0xFFFFFFFF)
+
+    def dp4a(a: int, b: int, c: int) -> np.int32:
+        pairs = zip(np.uint32(a).tobytes(), np.uint32(b).tobytes(), strict=True)
+        signed = sum((p - 2 * (p & 128)) * (q - 2 * (q & 128)) for p, q in pairs)
+        return np.int32(int(c) + signed)
+
+    def add(a: int, b: int) -> np.uint32:
+        return np.uint32(int(a) + int(b) & 0xFFFFFFFF)
+
+    def sub(a: int, b: int) -> np.uint32:
+        return np.uint32(int(a) - int(b) & 0xFFFFFFFF)
+
+    def rsqrt(x: float) -> np.float32:
+        return np.float32(1 / np.sqrt(np.float32(x)))
+
+    def four(array: Any, i: int) -> tuple[Any, ...]:
+        return tuple(array[4 * int(i) : 4 * int(i) + 4])
+
+    def nearest(x: float) -> np.int32:
+        return np.int32(np.rint(x))
+
+else:
+    from llvmlite import ir
+    from numba.cuda import types
+    from numba.cuda.extending import intrinsic
+
+    def _asm(text: str, arguments: int) -> Any:
+        """Return the code generator of one instruction on 32-bit integers."""
+        i32 = ir.IntType(32)
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            function = ir.FunctionType(i32, [i32] * arguments)
+            inline = ir.InlineAsm(function, text, "=r" + ",r" * arguments)
+            return builder.call(inline, args)
+
+        return generate
+
+    u32, i32_ = types.uint32, types.int32
+
+    @intrinsic
+    def shift_right(typing: Any, x: Any, by: Any) -> Any:
+        return u32(u32, u32), _asm("shf.r.wrap.b32 $0, $1, 0, $2;", 2)
+
+    @intrinsic
+    def shift_left(typing: Any, x: Any, by: Any) -> Any:
+        return u32(u32, u32), _asm("shf.l.wrap.b32 $0, 0, $1, $2;", 2)
+
+    @intrinsic
+    def funnel_left(typing: Any, low: Any, high: Any, by: Any) -> Any:
+        return u32(u32, u32, u32), _asm("shf.l.wrap.b32 $0, $1, $2, $3;", 3)
+
+    @intrinsic
+    def funnel_right(typing: Any, low: Any, high: Any, by: Any) -> Any:
+        return u32(u32, u32, u32), _asm("shf.r.wrap.b32 $0, $1, $2, $3;", 3)
+
+    @intrinsic
+    def dp4a(typing: Any, a: Any, b: Any, c: Any) -> Any:
+        return i32_(u32, u32, i32_), _asm("dp4a.s32.s32 $0, $1, $2, $3;", 3)
+
+    @intrinsic
+    def add(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.add(*args)
+
+        return u32(u32, u32), generate
+
+    @intrinsic
+    def sub(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.sub(*args)
+
+        return u32(u32, u32), generate
+
+    @intrinsic
+    def rsqrt(typing: Any, x: Any) -> Any:
+        f32 = ir.FloatType()
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            function = ir.FunctionType(f32, [f32])
+            return builder.call(ir.InlineAsm(function, "rsqrt.approx.ftz.f32 $0, $1;", "=f,f"), args)
+
+        return types.float32(types.float32), generate
+
+    @intrinsic
+    def nearest(typing: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            function = ir.FunctionType(ir.IntType(32), [ir.FloatType()])
+            return builder.call(ir.InlineAsm(function, "cvt.rni.s32.f32 $0, $1;", "=r,f"), args)
+
+        return i32_(types.float32), generate
+
+    @intrinsic
+    def four(typing: Any, array: Any, i: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(32)
+            data, place = args
+            if isinstance(signature.args[0], types.Array):
+                data = context.make_array(signature.args[0])(context, builder, data).data
+            vector = ir.VectorType(word, 4)
+            pointer = builder.bitcast(data, ir.PointerType(vector, data.type.addrspace))
+            loaded = builder.load(builder.gep(pointer, [place]), align=16)
+            parts = [builder.extract_element(loaded, word(j)) for j in range(4)]
+            return context.make_tuple(builder, signature.return_type, parts)
+
+        return types.UniTuple(u32, 4)(array, u32), generate

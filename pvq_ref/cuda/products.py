@@ -1,0 +1,241 @@
+"""matmul: activations times a compressed tensor, which is never held as a dense matrix.
+
+Up to 16 columns go through one kernel that decodes and multiplies; more go through tiles of rows in
+half precision and cuBLAS.
+"""
+
+from functools import lru_cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from pvq_ref.cuda import dense
+from pvq_ref.cuda.coding import Image, Layout
+from pvq_ref.cuda.device import (
+    DeviceArray,
+    Kernel,
+    Launch,
+    View,
+    processors,
+    shared_words,
+    stream_number,
+    use,
+)
+from pvq_ref.cuda.finish_kernels import finish
+from pvq_ref.cuda.general_kernels import make_general
+from pvq_ref.cuda.intrinsics import SIMULATED
+from pvq_ref.cuda.product_kernels import make_product
+from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
+from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
+from pvq_ref.errors import DTypeError, ShapeError
+
+SIZES = (1, 2, 4, 8, 16)  # columns of the kernels
+_U, _F, _WORDS = "u", "float32", "uint32"
+_PRODUCT = (
+    _WORDS, "uint16", "uint8", _WORDS, _WORDS, _WORDS, _F, _F, _F, _F, *8 * _U
+)  # fmt: skip
+
+
+@lru_cache(64)
+def rotation_kernel(forward: bool, words: int, source: str) -> Kernel:
+    """Return the kernel that rotates rows of a type; words are those of a padded row."""
+    in_shared = words <= shared_words() - 1024
+    arguments = (
+        source, _U, _U, _F, _WORDS, _F, "int8", _F, _F, _U, _F, _U, _U
+    )  # fmt: skip
+    shared = words if in_shared else 0
+    return Kernel(make_rotation(forward, in_shared), arguments, THREADS, shared)
+
+
+def padded(cols: int) -> int:
+    """Return the words of a row in the rotation's kernel, at least one for each thread."""
+    return max(cols + cols // 32 + 1, THREADS)
+
+
+def shape_of(n: int, batch: int) -> tuple[int, int]:
+    """Return the threads of a block, and the rows that a warp takes together."""
+    return (1024, 1) if batch == 1 else (1024, 2) if batch <= 4 else (512, 2)
+
+
+@lru_cache(256)
+def _product_kernel(
+    layout: Layout, places: tuple[int, ...], size: int, batch: int, direct: bool, held: int,
+    target: str,
+) -> Kernel:  # fmt: skip
+    image = Image(np.zeros(size, np.uint32), *places)
+    threads, together = shape_of(layout.tree.n, batch)
+    function = make_product(layout, image, batch, together, direct)
+    arguments = (*_PRODUCT[:9], target, *_PRODUCT[10:])
+    return Kernel(function, arguments, 32 if SIMULATED else threads, size + held)
+
+
+@lru_cache(64)
+def _general_kernel(n: int, k: int, words: int, batch: int) -> Kernel:
+    arguments = (_WORDS, "uint8", _F, _WORDS, _F, _F, _F, *4 * _U)
+    threads = 32 if SIMULATED else 128
+    return Kernel(make_general(n, k, words, batch), arguments, threads)
+
+
+@lru_cache(4)
+def _finish_kernel(target: str) -> Kernel:
+    return Kernel(finish, (_F, _F, _F, target, *6 * _U), 32 if SIMULATED else 256)
+
+
+class Plan:
+    """The launches of one product, with memory of their own; only x and out change."""
+
+    def __init__(self, t: DeviceTensor, batch: int, source: str, target: str, stream: int) -> None:
+        size = next(size for size in SIZES if size >= batch)
+        self.x = DeviceArray((size, t.cols), np.float32, stream)
+        self.largest = DeviceArray(size, np.float32, stream)
+        self.x.clear(stream)
+        self.largest.clear(stream)
+        words = padded(t.cols)
+        kernel = rotation_kernel(True, words, source)
+        self._scratch = DeviceArray(
+            batch * words if words > shared_words() - 1024 else 1, np.float32, stream
+        )
+        r = t.rotation
+        self._rotate = kernel.bind(
+            (0, 0, 0, r.signs, r.segments, r.factors, r.bases, self._scratch, self.x, t.cols,
+             self.largest, r.count, words),
+            batch,
+        )  # fmt: skip
+        tiles = _tiles(t.tree, size) if t.tree else 0
+        slots = tiles + len(t.general)
+        direct = slots == 1 and tiles == 1
+        self._parts = DeviceArray((0 if direct else slots, size, t.rows), np.float32, stream)
+        self._launches: list[Launch] = []
+        self._direct = direct
+        if t.tree:
+            self._launches.append(self._tree(t, t.tree, batch, size, tiles, target))
+        for i, part in enumerate(t.general):
+            self._launches.append(self._general(t, part, size, tiles + i))
+        if not direct:
+            blocks = max(1, min(8 * processors(), -(-t.rows * batch // 256)))
+            self._launches.append(
+                _finish_kernel(target).bind(
+                    (self._parts, t.norms, self.largest, 0, 0, 0, slots, t.rows, size, batch),
+                    blocks,
+                )
+            )
+        self._out = (9, 10, 11) if direct else (3, 4, 5)
+        self._lock = Lock()  # arguments are set before a launch reads them
+
+    def _tree(
+        self, t: DeviceTensor, tree: TreePart, batch: int, size: int, tiles: int, target: str
+    ) -> Launch:
+        per_tile = -(-tree.groups // tiles)
+        image = tree.image
+        places = (image.eight, image.sixteen, image.top, image.levels)
+        held = 2 * size * per_tile * tree.layout.tree.n // 4
+        kernel = _product_kernel(
+            tree.layout, places, image.size, size, self._direct, held,
+            target if self._direct else _F,
+        )  # fmt: skip
+        blocks = max(1, processors() // tiles) * tiles
+        out: Any = 0 if self._direct else self._parts
+        arguments = (
+            tree.planes, tree.halves, tree.bytes, tree.tables, tree.odd_first, tree.odd, t.norms,
+            self.x, self.largest, out, 0, 0, t.rows, tree.groups, per_tile, tiles, batch, t.cols,
+        )  # fmt: skip
+        return kernel.bind(arguments, blocks)
+
+    def _general(self, t: DeviceTensor, part: GeneralPart, size: int, slot: int) -> Launch:
+        kernel = _general_kernel(part.n, part.k, part.words, size)
+        out = self._parts.at(slot * size * t.rows)
+        arguments = (
+            part.planes, part.fields, part.levels, part.counts, self.x, self.largest, out, t.rows,
+            part.groups, part.first_column, t.cols,
+        )  # fmt: skip
+        return kernel.bind(arguments, max(1, min(16 * processors(), -(-t.rows // 4))))
+
+    def __call__(
+        self, x: Any, x_steps: tuple[int, int], out: Any, out_steps: tuple[int, int], stream: int
+    ) -> None:
+        """Multiply; x and out are arrays or addresses, steps those of (element, column)."""
+        rotate, last = self._rotate, self._launches[-1]
+        with self._lock:
+            rotate.set(0, x)
+            rotate.set(1, x_steps[1])
+            rotate.set(2, x_steps[0])
+            rotate(stream)
+            for place, value in zip(self._out, (out, *out_steps), strict=True):
+                last.set(place, value)
+            for launch in self._launches:
+                launch(stream)
+
+
+def _tiles(tree: TreePart, size: int) -> int:
+    """Return into how many tiles of columns the activations of a product are cut."""
+    left = shared_words() - 256 - tree.image.size
+    most = max(1, left // (2 * size * tree.layout.tree.n // 4))
+    return -(-tree.groups // most)
+
+
+def _steps(view: View, columns: bool) -> tuple[int, int]:
+    """Return the steps from element to element and from column to column."""
+    return view.strides[0], view.strides[1] if columns else 0
+
+
+def matmul(t: DeviceTensor, x: Any, out: Any = None, stream: Any = None) -> Any:
+    """Multiply a compressed tensor by activations: W x for the original W, rotation included.
+
+    Parameters: t, of `upload`, (…, rows, cols); x (cols,) or (cols, batch), float16, float32 or
+    float64, any array on the device with __cuda_array_interface__ (CuPy, PyTorch, Numba), in any
+    layout; out, such an array for the result, (rows,) or (rows, batch), or None for a new one;
+    stream, an address, an object that has one (`cuda_stream`, `ptr`, `handle`), or None for the default
+    stream. Returns out: (…, rows) or (…, rows, batch); a new one is a float32 `DeviceArray`, which
+    other libraries take (`torch.as_tensor(y, device="cuda")`). Raises ShapeError, DTypeError,
+    DeviceError.
+
+    Up to 16 columns, x is rotated in binary32 and rounded to 16-bit fixed point with one scale a
+    column; sums within a group are exact, those over groups binary32. With u = 2^-24, a column's
+    error is at most, to first order in u,
+
+        ||w||_1 (max |R x| / 65278 + (m + 1) u ||x||) + (g + 12) u ||w|| ||x||
+
+    for the row w of W', g = groups in a row / 32 + 8, m = log2(order) + base + 3 for the largest
+    block of the rotation. From 17 columns on, W' and R x are also rounded to binary16: 2^-10 ||w|| ||x|| more.
+    The same input gives the same bits on every run on a device.
+    """
+    use()
+    view = View(x, "x")
+    if len(view.shape) not in (1, 2) or view.shape[0] != t.cols:
+        raise ShapeError(f"x must be of shape ({t.cols},) or ({t.cols}, batch), got {view.shape}")
+    columns = len(view.shape) == 2
+    batch = view.shape[1] if columns else 1
+    number = stream_number(stream)
+    lead = t.shape[:-1] + ((batch,) if columns else ())
+    flat = (t.rows, batch) if columns else (t.rows,)
+    if out is None:
+        out = DeviceArray(lead, np.float32, number)
+        target, steps = "float32", (batch, 1)
+        address: Any = out
+    else:
+        given = View(out, "out")
+        if given.shape not in (flat, lead):
+            raise ShapeError(f"out must be of shape {lead}, got {given.shape}")
+        if len(given.shape) != len(flat) and not given.is_contiguous:
+            raise ShapeError(f"out must be contiguous where it has more dimensions than {flat}")
+        target = given.dtype.name
+        steps = _steps(given, columns) if given.shape == flat else (batch, 1)
+        address = given
+    x_steps = _steps(view, columns)
+    done = 0
+    most = SIZES[-1]
+    if batch > most and (library := dense.library()) is not None:
+        dense.multiply(library, t, view, x_steps, batch, address, steps, target, number)
+        return out
+    while done < batch:
+        count = min(most, batch - done)
+        key = (count, view.dtype.name, target, number)
+        plan = t.plans.get(key)
+        if plan is None:
+            plan = t.plans[key] = Plan(t, *key)
+        plan(
+            view.at(done * x_steps[1]), x_steps, address.at(done * steps[1]), steps, number
+        )
+        done += count
+    return out

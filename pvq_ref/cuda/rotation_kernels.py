@@ -1,0 +1,160 @@
+"""The rotation of rows on the device (spec section 6), in binary32.
+
+A block of threads takes a row, which stays in shared memory if it fits there. Three steps of
+Sylvester's matrix are taken at a time, on eight elements in registers.
+"""
+
+from collections.abc import Callable
+
+import numba
+from numba import cuda
+
+from pvq_ref.cuda.intrinsics import SIMULATED, add, device
+
+u32, u64, f32 = numba.uint32, numba.uint64, numba.float32
+THREADS = 32 if SIMULATED else 1024
+
+
+@device
+def pad(i):
+    """Return where element i lies, so that strides of powers of two spread over all banks."""
+    return add(i, u32(i >> u32(5)))
+
+
+@device
+def place(offset, i, step, times):
+    """Return where element i + times · step of a row lies that begins at `offset`."""
+    return add(offset, pad(add(i, u32(u32(times) * step))))
+
+
+@device
+def eights(z, offset, size, step):
+    """Take the steps `step`, 2 step and 4 step on `size` elements from z[offset] on."""
+    t = u32(cuda.threadIdx.x)
+    while t < u32(size >> u32(3)):
+        low = u32(t & u32(step - u32(1)))
+        i = add(u32(u32(t - low) << u32(3)), low)
+        i0, i1 = place(offset, i, step, 0), place(offset, i, step, 1)
+        i2, i3 = place(offset, i, step, 2), place(offset, i, step, 3)
+        i4, i5 = place(offset, i, step, 4), place(offset, i, step, 5)
+        i6, i7 = place(offset, i, step, 6), place(offset, i, step, 7)
+        a, b, c, d = z[i0] + z[i1], z[i0] - z[i1], z[i2] + z[i3], z[i2] - z[i3]
+        e, f, g, h = z[i4] + z[i5], z[i4] - z[i5], z[i6] + z[i7], z[i6] - z[i7]
+        a, c, b, d = a + c, a - c, b + d, b - d
+        e, g, f, h = e + g, e - g, f + h, f - h
+        z[i0], z[i4], z[i1], z[i5] = a + e, a - e, b + f, b - f
+        z[i2], z[i6], z[i3], z[i7] = c + g, c - g, d + h, d - h
+        t = add(t, u32(cuda.blockDim.x))
+
+
+@device
+def twos(z, offset, size, step):
+    """Take one step."""
+    t = u32(cuda.threadIdx.x)
+    while t < u32(size >> u32(1)):
+        low = u32(t & u32(step - u32(1)))
+        i = add(u32(u32(t - low) << u32(1)), low)
+        i0, i1 = place(offset, i, step, 0), place(offset, i, step, 1)
+        z[i0], z[i1] = z[i0] + z[i1], z[i0] - z[i1]
+        t = add(t, u32(cuda.blockDim.x))
+
+
+@device
+def sylvester(z, offset, size, run):
+    """Transform each run of elements, a power of two."""
+    step = u32(1)
+    while u32(u32(8) * step) <= run:
+        eights(z, offset, size, step)
+        cuda.syncthreads()
+        step = u32(u32(8) * step)
+    while step < run:
+        twos(z, offset, size, step)
+        cuda.syncthreads()
+        step = u32(u32(2) * step)
+
+
+def make_rotation(forward: bool, in_shared: bool) -> Callable[..., None]:
+    """Return the kernel that rotates rows of x, one a block, into rows of out.
+
+    rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
+    largest, segments, padded columns): a segment is five numbers, first column, columns, length of
+    a run, order of the base, where the base begins in `bases`. largest gets the greatest magnitude of
+    each row of out.
+    """
+
+    def rotate(
+        x, x_row, x_column, signs, segments, factors, bases, scratch, out, out_row, largest, count,
+        padded,
+    ):  # fmt: skip
+        row = u64(cuda.blockIdx.x)
+        if in_shared:
+            z = cuda.shared.array(0, numba.float32)
+            offset = u32(0)
+        else:
+            z = scratch
+            offset = u32(u32(cuda.blockIdx.x) * padded)
+        peak = cuda.shared.array(32, numba.float32)
+        thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
+        source, target = row * u64(x_row), row * u64(out_row)
+        most = f32(0)
+        for s in range(count):
+            at = u32(u32(5) * u32(s))
+            begin, size = segments[at], segments[add(at, u32(1))]
+            run, order = segments[add(at, u32(2))], segments[add(at, u32(3))]
+            base = segments[add(at, u32(4))]
+            i = thread
+            while i < size:
+                column = add(begin, i)
+                value = f32(0)
+                if forward or order == u32(1):
+                    value = f32(x[source + u64(column) * u64(x_column)])
+                    if forward:
+                        value = value * signs[column]
+                else:
+                    line = u32(u32(i // run) % order)
+                    other = u32(column - u32(line * run))
+                    entry = add(base, u32(line * order))
+                    for _ in range(order):
+                        value += f32(bases[entry]) * f32(x[source + u64(other) * u64(x_column)])
+                        entry, other = add(entry, u32(1)), add(other, run)
+                z[add(offset, pad(i))] = value
+                i = add(i, threads)
+            cuda.syncthreads()
+            sylvester(z, offset, size, run)
+            factor = factors[s]
+            i = thread
+            while i < size:
+                column = add(begin, i)
+                value = f32(0)
+                if order == u32(1) or not forward:
+                    value = z[add(offset, pad(i))]
+                else:
+                    line = u32(u32(i // run) % order)
+                    other = u32(i - u32(line * run))
+                    entry = add(base, u32(line * order))
+                    for _ in range(order):
+                        value += f32(bases[entry]) * z[add(offset, pad(other))]
+                        entry, other = add(entry, u32(1)), add(other, run)
+                value = value * factor
+                if not forward:
+                    value = value * signs[column]
+                out[target + u64(column)] = value
+                most = max(most, abs(value))
+                i = add(i, threads)
+            cuda.syncthreads()
+        if forward:
+            z[add(offset, thread)] = most
+            cuda.syncthreads()
+            if thread < u32(32):
+                i = add(thread, u32(32))
+                while i < threads:
+                    most = max(most, z[add(offset, i)])
+                    i = add(i, u32(32))
+                peak[thread] = most
+            cuda.syncthreads()
+            if thread == u32(0):
+                for i in range(1, 32):
+                    most = max(most, peak[i])
+                largest[cuda.blockIdx.x] = most
+
+    return rotate

@@ -1,0 +1,277 @@
+"""Compressed tensors on the device: `upload`, and what it makes (docs/gpu.md)."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvq_ref.counting import count
+from pvq_ref.cuda.coding import Image, Layout, encode, image, planes
+from pvq_ref.cuda.device import DeviceArray, shared_words
+from pvq_ref.cuda.tree import Tree
+from pvq_ref.decoding import decode_groups
+from pvq_ref.errors import DomainError
+from pvq_ref.groups import Part, parts, rows_per_range
+from pvq_ref.hadamard import matrix, transposed
+from pvq_ref.packing import unpack_from
+from pvq_ref.parallel import map_ranges
+from pvq_ref.ranking import rank_unchecked
+from pvq_ref.rotation import Rotation, signs
+from pvq_ref.tables import tables
+from pvq_ref.tensor import PVQTensor, check_fields
+
+TUNED = (16, 32)  # group sizes of the tree code
+MOST_ODD = 1 / 64  # part of the groups that may be without a code
+RESERVED = 8192  # words of shared memory left for activations
+MOST_PULSES = tuple(range(15, 9, -1))  # of a block of four: the table of blocks takes 2/3 a^4 words
+
+
+class SlowPathWarning(UserWarning):
+    """A tensor goes through the general path, which is right for everything but slow."""
+
+
+@dataclass(frozen=True)
+class TreePart:
+    """Whole groups in the tree code; odd are those without a code, in the order of the rows."""
+
+    layout: Layout
+    image: Image
+    groups: int  # in a row
+    tables: DeviceArray
+    planes: DeviceArray
+    halves: DeviceArray
+    bytes: DeviceArray
+    odd_first: DeviceArray
+    odd: DeviceArray
+    odd_rows: DeviceArray
+    odd_starts: NDArray[np.uint32]  # odd_first, on the host
+    levels: DeviceArray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the groups, tables aside."""
+        held = (self.planes, self.halves, self.bytes, self.odd_first, self.odd, self.odd_rows)
+        return sum(array.nbytes for array in held)
+
+
+@dataclass(frozen=True)
+class GeneralPart:
+    """Groups of any n and k, as ranks in the order fischer, in planes of 32 bits."""
+
+    n: int
+    k: int
+    words: int
+    groups: int
+    first_column: int
+    planes: DeviceArray
+    fields: DeviceArray
+    levels: DeviceArray
+    counts: DeviceArray
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the groups, tables aside."""
+        return self.planes.nbytes + self.fields.nbytes
+
+
+@dataclass(frozen=True)
+class DeviceRotation:
+    """What the rotation's kernel needs: see `rotation_kernels.make_rotation`."""
+
+    signs: DeviceArray
+    segments: DeviceArray
+    factors: DeviceArray
+    bases: DeviceArray
+    transposed: DeviceArray
+    count: int
+
+
+@dataclass(frozen=True)
+class DeviceTensor:
+    """A compressed tensor on the device. norms are those of the rows, times their power of two."""
+
+    shape: tuple[int, ...]
+    rows: int
+    cols: int
+    tree: TreePart | None
+    general: tuple[GeneralPart, ...]
+    rotation: DeviceRotation
+    is_rotated: bool
+    norms: DeviceArray
+    plans: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a product reads, tables and rotation aside."""
+        held = sum(part.nbytes for part in self.general) + self.norms.nbytes
+        return held + (self.tree.nbytes if self.tree else 0)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """8 nbytes / (rows cols)."""
+        return 8 * self.nbytes / (self.rows * self.cols)
+
+
+def _fields(t: PVQTensor, part: Part, start: int, stop: int) -> NDArray[np.uint8]:
+    """Return the numbers of the levels of a part's groups in a range of rows."""
+    width = t.allotment.gain_bits
+    row_bits = t.grid.groups * width
+    layout = (start * row_bits + part.first_gain * width, part.per_row, row_bits)
+    fields = unpack_from(t.gain, width, (stop - start) * part.per_row, layout)
+    return fields.reshape(-1).astype(np.uint8)
+
+
+def _ranges(
+    t: PVQTensor, part: Part, threads: int | None
+) -> "map[tuple[int, NDArray[np.int32]]]":
+    """Return an iterator over (first row, integers) of a part."""
+
+    def work(start: int, stop: int) -> tuple[int, NDArray[np.int32]]:
+        return start, decode_groups(t, part, start, stop)[0]
+
+    return map_ranges(work, t.grid.rows, rows_per_range(t.grid.cols), threads)  # type: ignore[return-value]
+
+
+def _layout(t: PVQTensor, part: Part) -> Layout | None:
+    """Return the layout of the tree code with the most pulses in a block that fits."""
+    if part.n not in TUNED or part.per_row >= 1 << 24:
+        return None
+    for most in MOST_PULSES:
+        tree = Tree(part.n, part.k, min(most, part.k))
+        if tree.width(part.n, part.k) is None:
+            continue
+        layout = Layout(tree, t.allotment.gain_bits)
+        if layout.fits and image(layout, t.levels[0]).size + RESERVED <= shared_words():
+            return layout
+    return None
+
+
+def _tree_part(t: PVQTensor, part: Part, threads: int | None) -> TreePart | None:
+    """Return a part in the tree code, or None if it doesn't fit or many groups have no code."""
+    layout = _layout(t, part)
+    if layout is None:
+        return None
+    rows, groups = t.grid.rows, part.per_row
+    codes = np.empty((rows * groups, 2), np.uint64)
+    coded = np.empty(rows * groups, np.bool_)
+    odd: list[NDArray[np.int8]] = []
+    numbers: list[NDArray[np.int64]] = []
+    left = MOST_ODD * rows * groups + 64
+    for start, y in _ranges(t, part, threads):
+        span = slice(start * groups, start * groups + len(y))
+        codes[span], coded[span] = encode(y, layout.tree)
+        without = np.flatnonzero(~coded[span])
+        left -= len(without)
+        if left < 0 or (without.size and np.abs(y[without]).max() > 127):
+            return None
+        odd.append(y[without].astype(np.int8))
+        numbers.append(without + start * groups)
+    fields = _fields(t, part, 0, rows)
+    whole, halves, bytes_ = planes(codes, coded, fields.astype(np.uint64), layout)
+    where = np.concatenate(numbers)
+    entries = np.zeros((len(where), 1 + part.n // 4), np.uint32)
+    entries[:, 0] = (where % groups) | fields[where].astype(np.uint32) << np.uint32(24)
+    entries[:, 1:] = np.ascontiguousarray(np.concatenate(odd)).view(np.uint32)
+    odd_rows = (where // groups).astype(np.uint32)
+    starts = np.searchsorted(odd_rows, np.arange(rows + 1)).astype(np.uint32)
+    made = image(layout, t.levels[0])
+    levels = np.zeros(256, np.float32)
+    levels[: t.levels.shape[1]] = t.levels[0]
+    return TreePart(
+        layout, made, groups, DeviceArray.of(made.words), DeviceArray.of(whole),
+        DeviceArray.of(halves), DeviceArray.of(bytes_), DeviceArray.of(starts),
+        DeviceArray.of(entries), DeviceArray.of(odd_rows), starts, DeviceArray.of(levels),
+    )  # fmt: skip
+
+
+def _general_part(t: PVQTensor, part: Part, threads: int | None) -> GeneralPart:
+    """Return a part for the general path."""
+    rows, groups = t.grid.rows, part.per_row
+    table = tables(part.n, part.k, "fischer", 0)
+    length = max(1, -(-(count(part.n, part.k) - 1).bit_length() // 32))
+    held = np.empty((length, rows * groups), np.uint32)
+    for start, y in _ranges(t, part, threads):
+        index = rank_unchecked(y, table, "fischer")
+        span = slice(start * groups, start * groups + len(y))
+        for w in range(length):
+            held[w, span] = (index[:, w // 2] >> np.uint64(32 * (w % 2))).astype(np.uint32)
+    counts = np.zeros((part.n, part.k + 1, length), np.uint32)
+    for left in range(part.n):
+        for pulses in range(part.k + 1):
+            # What is left of a group is below 2^(32 words), and so is any count that it is held to.
+            value = count(left, pulses) if left or not pulses else 0
+            for w in range(length):
+                counts[left, pulses, w] = value >> 32 * w & 0xFFFFFFFF
+    level = t.levels[part.level_row].astype(np.float32)
+    return GeneralPart(
+        part.n, part.k, length, groups, part.first_column, DeviceArray.of(held),
+        DeviceArray.of(_fields(t, part, 0, rows)), DeviceArray.of(level), DeviceArray.of(counts),
+    )  # fmt: skip
+
+
+def _rotation(rotation: Rotation | None, cols: int) -> DeviceRotation:
+    """Return a rotation's tables; without a rotation, those of none."""
+    if rotation is None:
+        ones = np.ones(cols, np.float32)
+        segments = np.array([[0, cols, 1, 1, 0]], np.uint32)
+        nothing = DeviceArray.of(np.zeros(1, np.int8))
+        return DeviceRotation(
+            DeviceArray.of(ones), DeviceArray.of(segments), DeviceArray.of(np.ones(1, np.float32)),
+            nothing, nothing, 1,
+        )  # fmt: skip
+    segments, factors = [], []
+    bases: list[NDArray[np.int8]] = []
+    back: list[NDArray[np.int8]] = []
+    first = base = 0
+    for block in rotation.blocks:
+        size, order = block.count * block.order, block.base.order
+        segments.append((first, size, block.order // order, order, base))
+        factors.append(1 / np.sqrt(block.order))
+        bases.append(matrix(block.base).astype(np.int8).reshape(-1))
+        back.append(transposed(block.base).astype(np.int8).reshape(-1))
+        first, base = first + size, base + order * order
+    return DeviceRotation(
+        DeviceArray.of(signs(rotation.seed, cols).astype(np.float32)),
+        DeviceArray.of(np.array(segments, np.uint32)),
+        DeviceArray.of(np.array(factors, np.float32)),
+        DeviceArray.of(np.concatenate(bases)),
+        DeviceArray.of(np.concatenate(back)),
+        len(segments),
+    )
+
+
+def upload(t: PVQTensor, *, threads: int | None = None) -> DeviceTensor:
+    """Copy a compressed tensor to the current device, in the form that its kernels decode.
+
+    Whole groups of 16 or 32 go into the tree code (docs/gpu.md), which takes 0.1 to 0.3 bits a
+    weight more than the file; tails and everything else take the general path, at ranks in the
+    order fischer. Work is done on the CPU, on `threads` threads, all by default. Raises DeviceError
+    without a device, DomainError if a row norm is out of binary32's range, PayloadError and
+    MetadataError as `dequantize`; warns with SlowPathWarning if whole groups take the general
+    path.
+    """
+    check_fields(t)
+    norms = np.ldexp(t.row_norm.astype(np.float64), t.norm_exponent)
+    nonzero = norms[norms > 0]
+    if nonzero.size and not (1e-30 < nonzero.min() and nonzero.max() < 1e30):
+        raise DomainError(
+            f"row norms must be between 1e-30 and 1e30, got {nonzero.min()} to {nonzero.max()}"
+        )
+    pieces = list(parts(t.allotment))
+    tree = _tree_part(t, pieces[0], threads)
+    if tree is None:
+        warnings.warn(
+            f"groups of n = {pieces[0].n}, k = {pieces[0].k} take the general path, which is slow: "
+            f"the fast one takes n = 16 and 32 up to about 3.5 bits per weight",
+            SlowPathWarning,
+            stacklevel=2,
+        )
+    rest = pieces if tree is None else pieces[1:]
+    return DeviceTensor(
+        t.shape, t.grid.rows, t.grid.cols, tree,
+        tuple(_general_part(t, part, threads) for part in rest),
+        _rotation(t.rotation, t.grid.cols), t.rotation is not None,
+        DeviceArray.of(norms.astype(np.float32)),
+    )  # fmt: skip
