@@ -107,7 +107,7 @@ def page(rates: dict[str, dict[str, float]], gpu: str) -> str:
     made = report.made_with("numpy", "numba")
     return f"""# Two orders, and how fast they decode
 
-Made by `{report.command(__file__)}`.
+Made by `{report.command("orders.py")}`.
 
 The format's order *blocked* (spec section 3.3) takes four coordinates at a time, from left to
 right. The other candidate was a tree: n coordinates are split in halves, a pulses in the first,
@@ -121,7 +121,7 @@ was compared with the vectors before it was timed.
 
 ## A processor
 
-Million coordinates per second, one thread, medians, in turn. {made}.
+Million coordinates per second of CPU time, one thread, medians, in turn. {made}.
 
 {processor_table(rates)}
 
