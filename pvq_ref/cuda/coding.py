@@ -243,6 +243,12 @@ def _patterns(tree: Tree, m: int, j: int) -> list[tuple[int, int, int]]:
     return listed
 
 
+def sixteens(tree: Tree) -> range:
+    """Return the pulses of nodes of 16 that have codes."""
+    coded = [j for j in range(tree.k + 1) if tree.width(16, j) is not None]
+    return range(coded[0], coded[-1] + 1) if tree.n == 32 else range(tree.k, tree.k + 1)
+
+
 @lru_cache(8)
 def _tables(tree: Tree) -> tuple[list[int], list[int], list[int]]:
     """Return the words of `eight`, `sixteen` and `top`."""
@@ -257,15 +263,12 @@ def _tables(tree: Tree) -> tuple[list[int], list[int], list[int]]:
             shifts = (32 - width + other) | (32 - other) << 5
             eight += [add & 0xFFFFFFFF, shifts | int(tree.first[j - a]) << 10]
     sixteen: list[int] = []
-    rows = range(most + 1) if tree.n == 32 else [tree.k]
-    for j in rows:
+    for j in sixteens(tree):
         patterns = _patterns(tree, 16, j)
         for a, _, width in patterns:
             one, other = tree.width(8, a), tree.width(8, j - a)
             assert one is not None and other is not None
             sixteen.append((width - one - other) | (width - other) << 5 | a << (guess + 11))
-        if not patterns:
-            sixteen += [0] * (1 << guess)
     top: list[int] = []
     if tree.n == 32:
         for a, _, width in _patterns(tree, 32, tree.k):

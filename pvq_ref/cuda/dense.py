@@ -81,7 +81,7 @@ def multiply(
     scratch = DeviceArray(batch * words, np.float32, stream)
     halved = DeviceArray((batch, t.cols), np.float16, stream)
     r = t.rotation
-    rotation_kernel(True, words, x.dtype.name).bind(
+    rotation_kernel(True, words, (x.dtype.name, "float32"), r.single).bind(
         (x, x_steps[1], x_steps[0], r.signs, r.segments, r.factors, r.bases, scratch, rotated,
          t.cols, largest, r.count, words),
         batch,

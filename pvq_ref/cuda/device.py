@@ -5,6 +5,8 @@ longer than the kernels run.
 """
 
 import ctypes
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
@@ -41,9 +43,12 @@ def _context() -> Any:
     return _check(driver.cuDevicePrimaryCtxRetain(device)), device
 
 
+_READY = threading.local()
+
+
 def use() -> None:
-    """Make the context of this library current on the calling thread."""
-    if SIMULATED:
+    """Make the context of this library current on the calling thread, unless one is."""
+    if SIMULATED or getattr(_READY, "done", False):
         return
     try:
         context, _ = _context()
@@ -51,6 +56,7 @@ def use() -> None:
         raise DeviceError(f"a CUDA device must be there, got none ({error})") from None
     if not int(_check(driver.cuCtxGetCurrent())):
         _check(driver.cuCtxSetCurrent(context))
+    _READY.done = True
 
 
 @lru_cache(16)
@@ -138,6 +144,15 @@ class DeviceArray:
         }
 
 
+@lru_cache(16)
+def _torch_type(dtype: Any) -> np.dtype[Any] | None:
+    name = str(dtype).removeprefix("torch.")
+    return np.dtype(name) if name in FLOATS else None
+
+
+FLOATS = ("float16", "float32", "float64")
+
+
 class View:
     """An array of another library: pointer, shape, type and strides in elements."""
 
@@ -149,6 +164,11 @@ class View:
             self.host = array.host if isinstance(array, DeviceArray) else np.asarray(array)
             self.shape, self.dtype, self.pointer = self.host.shape, self.host.dtype, 0
             strides = self.host.strides
+        elif getattr(array, "is_cuda", False) and (dtype := _torch_type(array.dtype)) is not None:
+            # A tensor of PyTorch: its __cuda_array_interface__ takes longer than a launch.
+            self.shape, self.dtype = tuple(array.shape), dtype
+            self.pointer, self.strides = array.data_ptr(), array.stride()
+            return
         else:
             try:
                 described = array.__cuda_array_interface__
@@ -161,7 +181,7 @@ class View:
             self.pointer, strides = described["data"][0], described.get("strides")
         if strides is None:
             strides = [self.dtype.itemsize * prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
-        if self.dtype.name not in ("float16", "float32", "float64"):
+        if self.dtype.name not in FLOATS:
             raise DTypeError(f"{name} must be float16, float32 or float64, got {self.dtype}")
         if any(step % self.dtype.itemsize or step < 0 for step in strides):
             raise ShapeError(f"{name} must have strides of whole elements, not below 0, got {strides}")
@@ -199,61 +219,119 @@ def stream_number(stream: Any) -> int:
         ) from None
 
 
-_SIZES = {"p": 8, "u": 4}
+class _Value(ctypes.Structure):
+    """An attribute of a launch (CUlaunchAttribute): its number, and 64 bytes for its value."""
+
+    _fields_ = (("number", ctypes.c_uint), ("_gap", ctypes.c_char * 4), ("value", ctypes.c_int * 16))
+
+
+class _Config(ctypes.Structure):
+    """How a kernel is launched (CUlaunchConfig)."""
+
+    _fields_ = (
+        ("blocks", ctypes.c_uint * 3),
+        ("threads", ctypes.c_uint * 3),
+        ("shared", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Value)),
+        ("count", ctypes.c_uint),
+    )
+
+
+_PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+
+
+@lru_cache(1)
+def _launcher() -> Any:
+    """Return the driver's function, called through ctypes: a launch takes a microsecond."""
+    function = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1").cuLaunchKernelEx
+    function.argtypes = [ctypes.c_void_p] * 4
+    return function
+
+
+def can_overlap() -> bool:
+    """Whether a kernel can start before the one before it has ended (compute capability 9)."""
+    return not SIMULATED and _attribute("COMPUTE_CAPABILITY_MAJOR") >= 9
 
 
 class Kernel:
-    """A compiled kernel. Its arguments are pointers, written as their type, and 32-bit numbers."""
+    """A compiled kernel. Its arguments are pointers, written as their type, and 32-bit numbers (u)."""
 
     def __init__(
         self, function: Callable[..., None], arguments: Sequence[str], threads: int, shared: int = 0
     ) -> None:
-        self._threads, self._shared = threads, 4 * shared
+        self.threads, self.shared = threads, 4 * shared
+        self.kinds = tuple(arguments)
         if SIMULATED:
             from numba import cuda as simulator
 
-            self._function: Any = simulator.jit(function)
+            self.function: Any = simulator.jit(function)
             return
         use()
-        kinds = [
-            types.uint32 if name == "u" else types.CPointer(getattr(types, name))
-            for name in arguments
-        ]
         capability = (_attribute("COMPUTE_CAPABILITY_MAJOR"), _attribute("COMPUTE_CAPABILITY_MINOR"))
-        text, _ = cuda.compile(
-            function, types.void(*kinds), cc=capability, output="ptx", device=False, abi="numba",
-            fastmath=True, launch_bounds=threads,
-        )  # fmt: skip
-        name = next(part for part in text.split(".entry", 1)[1].split() if part).split("(")[0]
+        text = ptx(function, arguments, threads, capability)
+        name = text.split(".entry", 1)[1].split("(", 1)[0].strip()
         self._module = _check(driver.cuModuleLoadData(text.encode() + b"\0"))
-        self._function = _check(driver.cuModuleGetFunction(self._module, name.encode()))
-        if self._shared > 48 << 10:
+        loaded = _check(driver.cuModuleGetFunction(self._module, name.encode()))
+        if self.shared > 48 << 10:
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            _check(driver.cuFuncSetAttribute(self._function, attribute, self._shared))
-        self._kinds = [_SIZES["u" if name == "u" else "p"] for name in arguments]
+            _check(driver.cuFuncSetAttribute(loaded, attribute, self.shared))
+        self.function = int(loaded)
 
-    def bind(self, arguments: Sequence[Any], blocks: int, threads: int | None = None) -> "Launch":
+    def bind(self, arguments: Sequence[Any], blocks: int, *, overlap: bool = False) -> "Launch":
         """Return a launch with these arguments: DeviceArray, View, address or number."""
-        return Launch(self, arguments, blocks, threads or self._threads)
+        return Launch(self, arguments, blocks, overlap)
+
+
+def ptx(
+    function: Callable[..., None],
+    arguments: Sequence[str],
+    threads: int,
+    capability: tuple[int, int],
+) -> str:
+    """Compile a kernel, with or without a device."""
+    kinds = [
+        types.uint32 if name == "u" else types.CPointer(getattr(types, name)) for name in arguments
+    ]
+    text, _ = cuda.compile(
+        function, types.void(*kinds), cc=capability, output="ptx", device=False, abi="numba",
+        fastmath=True, launch_bounds=threads,
+    )  # fmt: skip
+    return str(text)
 
 
 class Launch:
-    """A launch whose arguments can be changed one at a time."""
+    """A launch whose arguments can be changed one at a time.
 
-    def __init__(self, kernel: Kernel, arguments: Sequence[Any], blocks: int, threads: int) -> None:
-        self._kernel, self._blocks, self._threads = kernel, blocks, threads
+    With `overlap` it may start before the kernel before it on the stream has ended; it then waits
+    in `intrinsics.wait_for_last`.
+    """
+
+    def __init__(
+        self, kernel: Kernel, arguments: Sequence[Any], blocks: int, overlap: bool
+    ) -> None:
+        self._kernel, self._blocks = kernel, blocks
         if SIMULATED:
             self._arguments = list(arguments)
             return
         self._held = list(arguments)
         self._values = [
-            (ctypes.c_uint32 if size == 4 else ctypes.c_uint64)(_number(argument))
-            for size, argument in zip(kernel._kinds, arguments, strict=True)
+            (ctypes.c_uint32 if kind == "u" else ctypes.c_uint64)(_number(argument))
+            for kind, argument in zip(kernel.kinds, arguments, strict=True)
         ]
         self._table = (ctypes.c_void_p * len(self._values))(
             *[ctypes.addressof(value) for value in self._values]
         )
-        self._address = ctypes.addressof(self._table)
+        self._attribute = _Value(number=_PROGRAMMATIC_SERIALIZATION)
+        self._attribute.value[0] = 1
+        self._config = _Config(
+            (blocks, 1, 1), (kernel.threads, 1, 1), kernel.shared, None,
+            ctypes.pointer(self._attribute), int(overlap),
+        )  # fmt: skip
+        self._call = (
+            ctypes.addressof(self._config), kernel.function, ctypes.addressof(self._table), None
+        )  # fmt: skip
+        self._launcher = _launcher()
 
     def set(self, place: int, argument: Any) -> None:
         """Change an argument."""
@@ -264,19 +342,17 @@ class Launch:
 
     def __call__(self, stream: int = 0) -> None:
         """Start the kernel."""
-        kernel = self._kernel
         if SIMULATED:
             hosts = [getattr(one, "host", one) for one in self._arguments]
             hosts = [np.uint32(one) if isinstance(one, int) else one for one in hosts]
             flat = [one.reshape(-1) if isinstance(one, np.ndarray) else one for one in hosts]
-            kernel._function[self._blocks, self._threads, 0, kernel._shared](*flat)
+            shape = (self._blocks, self._kernel.threads, 0, self._kernel.shared)
+            self._kernel.function[shape](*flat)
             return
-        result = driver.cuLaunchKernel(
-            kernel._function, self._blocks, 1, 1, self._threads, 1, 1, kernel._shared, stream,
-            self._address, 0,
-        )  # fmt: skip
-        if result[0] != driver.CUresult.CUDA_SUCCESS:
-            _check(result)
+        self._config.stream = stream
+        code = self._launcher(*self._call)
+        if code:
+            _check((driver.CUresult(code),))
 
 
 def _number(argument: Any) -> int:

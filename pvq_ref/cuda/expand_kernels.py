@@ -6,7 +6,7 @@ import numba
 from numba import cuda
 
 from pvq_ref.cuda.coding import Image, Layout
-from pvq_ref.cuda.intrinsics import add, device, dp4a, rsqrt
+from pvq_ref.cuda.intrinsics import add, bits_of, device, dp4a, put_four, rsqrt, two_halves
 from pvq_ref.cuda.product_kernels import load, make_decoder
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
@@ -19,16 +19,29 @@ def signed_byte(word, j):
     return i32(byte - i32(256)) if byte > i32(127) else byte
 
 
-def make_expand(layout: Layout, image: Image, integers: bool) -> Callable[..., None]:
+@device
+def half_words(word, scale):
+    """Return the four integers of a word times scale, in two words of two binary16 numbers."""
+    low = two_halves(scale * f32(signed_byte(word, 0)), scale * f32(signed_byte(word, 1)))
+    high = two_halves(scale * f32(signed_byte(word, 2)), scale * f32(signed_byte(word, 3)))
+    return low, high
+
+
+def make_expand(
+    layout: Layout, image: Image, target: str, aligned: bool
+) -> Callable[..., None]:
     """Return the kernel that writes rows first_row … first_row + rows - 1, a group a thread.
+
+    aligned: every row of out begins at a multiple of 16 bytes.
 
     expand(planes, halves, bytes, tables, norms, out, first row, rows, groups in a row, all groups,
     columns): the integers, or norm · level · y / ||y||.
     """
     n, four_bytes = layout.tree.n, layout.tree.n // 4
     whole, has_half, has_byte = layout.shape
-    field, decode = make_decoder(layout, image)
+    field, decode = make_decoder(layout, image, 1)
     levels, size = u32(image.levels), image.size
+    integers, is_half = target == "int32", target == "float16"
 
     def expand(
         planes, halves, bytes_, tables_in, norms, out, first_row, rows, groups, all_groups, cols
@@ -43,28 +56,49 @@ def make_expand(layout: Layout, image: Image, integers: bool) -> Callable[..., N
             i = add(i, threads)
         cuda.syncthreads()
         words = cuda.local.array(four_bytes, numba.uint32)
+        held = cuda.local.array(4, numba.uint32)
         i = add(u32(u32(cuda.blockIdx.x) * threads), thread)
         while i < u32(rows * groups):
             row, group = u32(i // groups), u32(i % groups)
             at = add(u32(first_row * groups), i)
-            w0, w1, w2, w3 = load(
+            held[0], held[1], held[2], held[3] = load(
                 planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
             )
-            decode(w0, w1, w2, w3, tables, pairs, words, 0)
+            decode(held, tables, pairs, words)
             target = u64(row) * u64(cols) + u64(group) * u64(n)
-            if integers:
-                for w in range(four_bytes):
-                    for j in range(4):
-                        out[target + u64(4 * w + j)] = signed_byte(words[w], j)
-            else:
+            scale = f32(1)
+            if not integers:
                 square = i32(0)
                 for w in range(four_bytes):
                     square = dp4a(words[w], words[w], square)
-                level = floats[add(levels, field(w0, w1, w2, w3))]
+                level = floats[add(levels, field(held, 0))]
                 scale = norms[add(first_row, row)] * level * rsqrt(f32(square))
-                for w in range(four_bytes):
+            for w in range(four_bytes):
+                if aligned and integers:
+                    place = u64(u64(target >> u64(2)) + u64(w))
+                    a, b = u32(signed_byte(words[w], 0)), u32(signed_byte(words[w], 1))
+                    c, d = u32(signed_byte(words[w], 2)), u32(signed_byte(words[w], 3))
+                    put_four(out, place, (a, b, c, d))
+                elif aligned and is_half:
+                    if w % 2 == 0:
+                        place = u64(u64(target >> u64(3)) + u64(w // 2))
+                        a, b = half_words(words[w], scale)
+                        c, d = half_words(words[w + 1], scale)
+                        put_four(out, place, (a, b, c, d))
+                elif aligned:
+                    place = u64(u64(target >> u64(2)) + u64(w))
+                    a = bits_of(scale * f32(signed_byte(words[w], 0)))
+                    b = bits_of(scale * f32(signed_byte(words[w], 1)))
+                    c = bits_of(scale * f32(signed_byte(words[w], 2)))
+                    d = bits_of(scale * f32(signed_byte(words[w], 3)))
+                    put_four(out, place, (a, b, c, d))
+                else:
                     for j in range(4):
-                        out[target + u64(4 * w + j)] = scale * f32(signed_byte(words[w], j))
+                        value = signed_byte(words[w], j)
+                        if integers:
+                            out[target + u64(4 * w + j)] = value
+                        else:
+                            out[target + u64(4 * w + j)] = scale * f32(value)
             i = add(i, u32(threads * u32(cuda.gridDim.x)))
 
     return expand

@@ -11,20 +11,21 @@ from pvq_ref.cuda.device import DeviceArray, Kernel, processors, shared_words, s
 from pvq_ref.cuda.expand_kernels import make_expand, make_expand_odd
 from pvq_ref.cuda.general_kernels import make_general_expand
 from pvq_ref.cuda.intrinsics import SIMULATED
-from pvq_ref.cuda.rotation_kernels import THREADS
 from pvq_ref.cuda.tensor import DeviceTensor
 from pvq_ref.errors import DTypeError
 
 TILE = 1 << 24  # weights between decoding and the inverse rotation
 _F, _WORDS = "float32", "uint32"
-_THREADS = 32 if SIMULATED else 512
+_THREADS = 32 if SIMULATED else 1024
 
 
 @lru_cache(64)
-def _expand_kernel(layout: Layout, places: tuple[int, ...], size: int, target: str) -> Kernel:
+def _expand_kernel(
+    layout: Layout, places: tuple[int, ...], size: int, target: str, aligned: bool
+) -> Kernel:
     image = Image(np.zeros(size, np.uint32), *places)
     arguments = (_WORDS, "uint16", "uint8", _WORDS, _F, target, *5 * "u")
-    return Kernel(make_expand(layout, image, target == "int32"), arguments, _THREADS, size)
+    return Kernel(make_expand(layout, image, target, aligned), arguments, _THREADS, size)
 
 
 @lru_cache(16)
@@ -55,8 +56,8 @@ def expand_rows(
         tree = t.tree
         image = tree.image
         places = (image.eight, image.sixteen, image.top, image.levels)
-        blocks = min(2 * processors(), -(-rows * tree.groups // _THREADS))
-        _expand_kernel(tree.layout, places, image.size, target).bind(
+        blocks = min(processors(), -(-rows * tree.groups // _THREADS))
+        _expand_kernel(tree.layout, places, image.size, target, t.cols % 8 == 0).bind(
             (tree.planes, tree.halves, tree.bytes, tree.tables, norms, out, first, rows,
              tree.groups, t.rows * tree.groups, t.cols),
             blocks,
@@ -85,15 +86,6 @@ def unrank(t: DeviceTensor, *, stream: Any = None) -> DeviceArray:
     return out
 
 
-@lru_cache(64)
-def _back_kernel(words: int, target: str) -> Kernel:
-    from pvq_ref.cuda.rotation_kernels import make_rotation
-
-    in_shared = words <= shared_words() - 1024
-    arguments = (_F, "u", "u", _F, _WORDS, _F, "int8", _F, target, "u", _F, "u", "u")
-    return Kernel(make_rotation(False, in_shared), arguments, THREADS, words if in_shared else 0)
-
-
 def dequantize(
     t: DeviceTensor, dtype: DTypeLike = np.float16, *, stream: Any = None
 ) -> DeviceArray:
@@ -113,7 +105,7 @@ def dequantize(
     if not t.is_rotated:
         expand_rows(t, out, 0, t.rows, unit_norms=False, stream=number)
         return out
-    from pvq_ref.cuda.products import padded
+    from pvq_ref.cuda.products import padded, rotation_kernel
 
     words = padded(t.cols)
     most = min(t.rows, max(1, TILE // t.cols))
@@ -124,7 +116,7 @@ def dequantize(
     for first in range(0, t.rows, most):
         rows = min(most, t.rows - first)
         expand_rows(t, held, first, rows, unit_norms=False, stream=number)
-        _back_kernel(words, dtype.name).bind(
+        rotation_kernel(False, words, (_F, dtype.name), r.single).bind(
             (held, t.cols, 1, r.signs, r.segments, r.factors, r.transposed, scratch,
              out.at(first * t.cols), t.cols, scratch, r.count, words),
             rows,

@@ -43,6 +43,24 @@ if SIMULATED:
     def nearest(x: float) -> np.int32:
         return np.int32(np.rint(x))
 
+    def two_halves(a: float, b: float) -> np.uint32:
+        pair = np.array([a, b], np.float32).astype(np.float16)
+        return pair.view(np.uint32)[0]
+
+    def bits_of(x: float) -> np.uint32:
+        return np.float32(x).view(np.uint32)
+
+    def put_four(array: Any, i: int, words: tuple[Any, ...]) -> None:
+        size = 16 // array.dtype.itemsize
+        place = slice(size * int(i), size * (int(i) + 1))
+        array[place] = np.array([np.uint32(w) for w in words]).view(array.dtype)
+
+    def let_next_start() -> None:
+        pass
+
+    def wait_for_last() -> None:
+        pass
+
 else:
     from llvmlite import ir
     from numba.cuda import types
@@ -104,6 +122,56 @@ else:
             return builder.call(ir.InlineAsm(function, "rsqrt.approx.ftz.f32 $0, $1;", "=f,f"), args)
 
         return types.float32(types.float32), generate
+
+    @intrinsic
+    def two_halves(typing: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            f32 = ir.FloatType()
+            function = ir.FunctionType(ir.IntType(32), [f32, f32])
+            inline = ir.InlineAsm(function, "cvt.rn.f16x2.f32 $0, $2, $1;", "=r,f,f")
+            return builder.call(inline, args)
+
+        return u32(types.float32, types.float32), generate
+
+    @intrinsic
+    def bits_of(typing: Any, x: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], ir.IntType(32))
+
+        return u32(types.float32), generate
+
+    @intrinsic
+    def put_four(typing: Any, array: Any, i: Any, words: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(32)
+            data, place, values = args
+            vector = ir.VectorType(word, 4)
+            pointer = builder.bitcast(data, ir.PointerType(vector, data.type.addrspace))
+            held = ir.Constant(vector, ir.Undefined)
+            for j in range(4):
+                held = builder.insert_element(held, builder.extract_value(values, j), word(j))
+            builder.store(held, builder.gep(pointer, [place]), align=16)
+            return context.get_dummy_value()
+
+        return types.void(array, types.uint64, types.UniTuple(u32, 4)), generate
+
+    def _order(text: str) -> Any:
+        """Return the code generator of an instruction that memory accesses aren't moved across."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            function = ir.FunctionType(ir.VoidType(), [])
+            builder.call(ir.InlineAsm(function, text, "~{memory}", side_effect=True), [])
+            return context.get_dummy_value()
+
+        return generate
+
+    @intrinsic
+    def let_next_start(typing: Any) -> Any:
+        return types.void(), _order("griddepcontrol.launch_dependents;")
+
+    @intrinsic
+    def wait_for_last(typing: Any) -> Any:
+        return types.void(), _order("griddepcontrol.wait;")
 
     @intrinsic
     def nearest(typing: Any, x: Any) -> Any:

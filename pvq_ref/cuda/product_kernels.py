@@ -6,7 +6,7 @@ from typing import Any
 import numba
 from numba import cuda
 
-from pvq_ref.cuda.coding import Image, Layout
+from pvq_ref.cuda.coding import Image, Layout, sixteens
 from pvq_ref.cuda.intrinsics import (
     SIMULATED,
     add,
@@ -19,6 +19,7 @@ from pvq_ref.cuda.intrinsics import (
     shift_left,
     shift_right,
     sub,
+    wait_for_last,
 )
 
 u8, u32, u64 = numba.uint8, numba.uint32, numba.uint64
@@ -57,11 +58,15 @@ def load(planes, halves, bytes_, groups, group, whole, has_half, has_byte):
     return w0, w1, w2, w3
 
 
-def make_decoder(layout: Layout, image: Image) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the device functions that take a group's words apart.
+def make_decoder(
+    layout: Layout, image: Image, count: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the device functions that take the words of `count` groups apart.
 
-    field(w0, w1, w2, w3) -> number of the level
-    decode(w0, w1, w2, w3, tables, pairs, out, at): write 4 or 8 words of four int8 to out[at:]
+    field(held, r) -> number of the level of group r
+    decode(held, tables, pairs, out): write 4 or 8 words of four int8 for each group to out
+    held has four words a group. Groups go through each look-up together, so that they wait for it
+    together.
     """
     guess, tree = layout.tree.guess, layout.tree
     first = u32(32 - guess)
@@ -70,64 +75,69 @@ def make_decoder(layout: Layout, image: Image) -> tuple[Callable[..., Any], Call
     word, shift = (3 if tree.n == 32 else 1) - place // 32, u32(place % 32)
     mask = u32((2 << layout.gain_bits) - 1)
     pulses, long = u32(tree.k << guess), tree.n == 32
+    if long:
+        sixteen = u32((image.sixteen - (sixteens(tree)[0] << guess)) & 0xFFFFFFFF)
+    halves, eights = count * tree.n // 16, count * tree.n // 8
 
     @device
-    def field(w0, w1, w2, w3):
-        held = w0
-        if word == 1:
-            held = w1
-        elif word == 2:
-            held = w2
-        elif word == 3:
-            held = w3
-        return u32(u32(held >> shift) & mask)
+    def field(held, r):
+        return u32(u32(held[4 * r + word] >> shift) & mask)
 
     @device
-    def node(code, row, tables, pairs):
-        entry = pairs[add(add(eight, row), u32(code >> first))]
-        shifts = u32(entry >> u64(32))
-        one = add(shift_right(code, shifts), u32(entry & u64(0xFFFFFFFF)))
-        rest = shift_left(code, sub(u32(0), shifts))
-        other = add(shift_right(rest, u32(shifts >> u32(5))), u32(shifts >> u32(10)))
-        return tables[one], tables[other]
-
-    @device
-    def half(high, low, row, tables, pairs):
-        entry = tables[add(add(sixteen, row), u32(high >> first))]
-        by, begin = u32(entry >> u32(5)), u32(entry >> u32(11))
-        far = (by & u32(32)) != u32(0)
-        one = funnel_left(low, high, entry)
-        other = funnel_left(u32(0) if far else low, low if far else high, by)
-        a, b = node(one, begin, tables, pairs)
-        c, d = node(other, sub(row if long else pulses, begin), tables, pairs)
-        return a, b, c, d
-
-    @device
-    def decode(w0, w1, w2, w3, tables, pairs, out, at):
-        if long:
-            entry = tables[add(top, u32(w0 >> first))]
+    def split(held, tables, high, low, row):
+        for r in range(count):
+            row[r] = tables[add(top, u32(held[4 * r] >> first))]
+        for r in range(count):
+            s = count - 1 - r  # entries are read before their places are written
+            entry = row[s]
+            w0, w1, w2, w3 = held[4 * s], held[4 * s + 1], held[4 * s + 2], held[4 * s + 3]
             by, begin = u32(entry >> u32(5)), u32(entry >> u32(12))
-            far = (by & u32(64)) != u32(0)
-            low = u32(0) if far else w3
-            middle, high = w3 if far else w2, w2 if far else w1
-            out[at], out[at + 1], out[at + 2], out[at + 3] = half(
-                funnel_left(w1, w0, entry), funnel_left(w2, w1, entry), begin, tables, pairs
-            )
-            out[at + 4], out[at + 5], out[at + 6], out[at + 7] = half(
-                funnel_left(middle, high, by),
-                funnel_left(low, middle, by),
-                sub(pulses, begin),
-                tables,
-                pairs,
-            )
+            far, near = (by & u32(64)) != u32(0), (by & u32(96)) == u32(0)
+            last = u32(0) if far else w2 if near else w3
+            middle = w3 if far else w1 if near else w2
+            start = w2 if far else w0 if near else w1
+            high[2 * s + 1], low[2 * s + 1] = (
+                funnel_left(middle, start, by), funnel_left(last, middle, by)
+            )  # fmt: skip
+            high[2 * s], low[2 * s] = funnel_left(w1, w0, entry), funnel_left(w2, w1, entry)
+            row[2 * s + 1], row[2 * s] = sub(pulses, begin), begin
+
+    @device
+    def decode(held, tables, pairs, out):
+        high = cuda.local.array(halves, numba.uint32)
+        low = cuda.local.array(halves, numba.uint32)
+        row = cuda.local.array(halves, numba.uint32)
+        if long:
+            split(held, tables, high, low, row)
         else:
-            out[at], out[at + 1], out[at + 2], out[at + 3] = half(w0, w1, u32(0), tables, pairs)
+            for r in range(count):
+                high[r], low[r], row[r] = held[4 * r], held[4 * r + 1], u32(0)
+        entry = cuda.local.array(halves, numba.uint32)
+        for h in range(halves):
+            entry[h] = tables[add(add(sixteen, row[h]), u32(high[h] >> first))]
+        nodes = cuda.local.array(eights, numba.uint64)
+        code = cuda.local.array(eights, numba.uint32)
+        for h in range(halves):
+            by, begin = u32(entry[h] >> u32(5)), u32(entry[h] >> u32(11))
+            far = (by & u32(32)) != u32(0)
+            one = funnel_left(low[h], high[h], entry[h])
+            other = funnel_left(u32(0) if far else low[h], low[h] if far else high[h], by)
+            rest = sub(row[h] if long else pulses, begin)
+            nodes[2 * h] = pairs[add(add(eight, begin), u32(one >> first))]
+            nodes[2 * h + 1] = pairs[add(add(eight, rest), u32(other >> first))]
+            code[2 * h], code[2 * h + 1] = one, other
+        for m in range(eights):
+            shifts = u32(nodes[m] >> u64(32))
+            one = add(shift_right(code[m], shifts), u32(nodes[m] & u64(0xFFFFFFFF)))
+            rest = shift_left(code[m], sub(u32(0), shifts))
+            other = add(shift_right(rest, u32(shifts >> u32(5))), u32(shifts >> u32(10)))
+            out[2 * m], out[2 * m + 1] = tables[one], tables[other]
 
     return field, decode
 
 
 def make_product(
-    layout: Layout, image: Image, batch: int, together: int, direct: bool
+    layout: Layout, image: Image, batch: int, together: int, direct: bool, overlap: bool
 ) -> Callable[..., None]:
     """Return the kernel that multiplies `batch` columns, a warp `together` rows at a time.
 
@@ -136,10 +146,10 @@ def make_product(
     """
     n, four_bytes = layout.tree.n, layout.tree.n // 4
     whole, has_half, has_byte = layout.shape
-    field, decode = make_decoder(layout, image)
+    field, decode = make_decoder(layout, image, together)
     levels, size = u32(image.levels), image.size
     halves_of_x, sums = n // 16, together * batch
-    words_held = together * four_bytes
+    words_out, words_in = together * four_bytes, 4 * together
 
     def product(
         planes, halves, bytes_, tables_in, odd_first, odd, norms, x, largest, out, out_row,
@@ -157,6 +167,8 @@ def make_product(
         while i < u32(size):
             tables[i] = tables_in[i]
             i = add(i, threads)
+        if overlap:
+            wait_for_last()
         plane = u32(u32(held) * u32(four_bytes))
         for b in range(batch):
             up = f32(LARGEST) / largest[b] if largest[b] > f32(0) else f32(0)
@@ -191,38 +203,58 @@ def make_product(
             * u32(together)
         )
         step = u32(u32(per_tile * warps) * u32(together))
-        words = cuda.local.array(words_held, numba.uint32)
+        words = cuda.local.array(words_out, numba.uint32)
         total = cuda.local.array(sums, numba.float32)
+        base = cuda.local.array(together, numba.uint32)
+        held_words = cuda.local.array(words_in, numba.uint32)
+        coming = cuda.local.array(words_in, numba.uint32)
+        last = sub(held, u32(1))
         while row < rows:
             for s in range(sums):
                 total[s] = f32(0)
+            for r in range(together):
+                base[r] = add(u32(min(add(row, u32(r)), sub(rows, u32(1))) * groups), begin)
+                at = add(base[r], min(lane, last))
+                coming[4 * r], coming[4 * r + 1], coming[4 * r + 2], coming[4 * r + 3] = load(
+                    planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
+                )
             group = lane
             while group < held:
+                following = min(add(group, u32(32)), last)
+                for w in range(words_in):
+                    held_words[w] = coming[w]
                 for r in range(together):
-                    at = add(u32(min(add(row, u32(r)), sub(rows, u32(1))) * groups), add(begin, group))
-                    w0, w1, w2, w3 = load(
+                    at = add(base[r], following)
+                    coming[4 * r], coming[4 * r + 1], coming[4 * r + 2], coming[4 * r + 3] = load(
                         planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
                     )
-                    decode(w0, w1, w2, w3, tables, pairs, words, r * four_bytes)
+                decode(held_words, tables, pairs, words)
+                scales = cuda.local.array(together, numba.float32)
+                for r in range(together):
                     square = i32(0)
                     for w in range(four_bytes):
                         square = dp4a(words[r * four_bytes + w], words[r * four_bytes + w], square)
-                    scale = floats[add(levels, field(w0, w1, w2, w3))] * rsqrt(f32(square))
-                    for b in range(batch):
-                        high, low = i32(0), i32(0)
-                        for h in range(halves_of_x):
-                            place = add(
-                                add(u32(size // 4), u32(u32(2 * b * four_bytes // 4) * held)),
-                                add(u32(u32(h) * held), group),
-                            )
-                            a = four(tables, place)
-                            c = four(tables, add(place, u32(u32(four_bytes // 4) * held)))
+                    level = floats[add(levels, field(held_words, r))]
+                    scales[r] = level * rsqrt(f32(square))
+                for b in range(batch):
+                    place = add(
+                        add(u32(size // 4), u32(u32(2 * b * four_bytes // 4) * held)), group
+                    )
+                    high = cuda.local.array(together, numba.int32)
+                    low = cuda.local.array(together, numba.int32)
+                    for r in range(together):
+                        high[r], low[r] = i32(0), i32(0)
+                    for h in range(halves_of_x):
+                        a = four(tables, add(place, u32(u32(h) * held)))
+                        c = four(tables, add(place, u32(u32(four_bytes // 4 + h) * held)))
+                        for r in range(together):
                             for w in range(4):
-                                held_word = words[r * four_bytes + 4 * h + w]
-                                high = dp4a(held_word, a[w], high)
-                                low = dp4a(held_word, c[w], low)
-                        value = i32(i32(high * i32(256)) + low)
-                        total[r * batch + b] += scale * f32(value)
+                                word = words[r * four_bytes + 4 * h + w]
+                                high[r] = dp4a(word, a[w], high[r])
+                                low[r] = dp4a(word, c[w], low[r])
+                    for r in range(together):
+                        value = i32(i32(high[r] * i32(256)) + low[r])
+                        total[r * batch + b] += scales[r] * f32(value)
                 group = add(group, u32(32))
             for r in range(together):
                 if add(row, u32(r)) < rows:

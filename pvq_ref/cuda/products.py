@@ -17,6 +17,7 @@ from pvq_ref.cuda.device import (
     Kernel,
     Launch,
     View,
+    can_overlap,
     processors,
     shared_words,
     stream_number,
@@ -38,14 +39,16 @@ _PRODUCT = (
 
 
 @lru_cache(64)
-def rotation_kernel(forward: bool, words: int, source: str) -> Kernel:
-    """Return the kernel that rotates rows of a type; words are those of a padded row."""
+def rotation_kernel(
+    forward: bool, words: int, types: tuple[str, str], single: tuple[int, int, int] | None
+) -> Kernel:
+    """Return the kernel that rotates rows of a type into another; words are those of a padded row."""
     in_shared = words <= shared_words() - 1024
     arguments = (
-        source, _U, _U, _F, _WORDS, _F, "int8", _F, _F, _U, _F, _U, _U
+        types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U
     )  # fmt: skip
-    shared = words if in_shared else 0
-    return Kernel(make_rotation(forward, in_shared), arguments, THREADS, shared)
+    function = make_rotation(forward, in_shared, single, forward and can_overlap())
+    return Kernel(function, arguments, THREADS, words if in_shared else 0)
 
 
 def padded(cols: int) -> int:
@@ -55,7 +58,9 @@ def padded(cols: int) -> int:
 
 def shape_of(n: int, batch: int) -> tuple[int, int]:
     """Return the threads of a block, and the rows that a warp takes together."""
-    return (1024, 1) if batch == 1 else (1024, 2) if batch <= 4 else (512, 2)
+    if batch <= 4:
+        return 1024, 2 if n == 32 or batch > 1 else 4
+    return 512, 2 if n == 32 or batch == 16 else 4
 
 
 @lru_cache(256)
@@ -65,7 +70,7 @@ def _product_kernel(
 ) -> Kernel:  # fmt: skip
     image = Image(np.zeros(size, np.uint32), *places)
     threads, together = shape_of(layout.tree.n, batch)
-    function = make_product(layout, image, batch, together, direct)
+    function = make_product(layout, image, batch, together, direct, can_overlap())
     arguments = (*_PRODUCT[:9], target, *_PRODUCT[10:])
     return Kernel(function, arguments, 32 if SIMULATED else threads, size + held)
 
@@ -92,7 +97,7 @@ class Plan:
         self.x.clear(stream)
         self.largest.clear(stream)
         words = padded(t.cols)
-        kernel = rotation_kernel(True, words, source)
+        kernel = rotation_kernel(True, words, (source, _F), t.rotation.single)
         self._scratch = DeviceArray(
             batch * words if words > shared_words() - 1024 else 1, np.float32, stream
         )
@@ -140,7 +145,7 @@ class Plan:
             tree.planes, tree.halves, tree.bytes, tree.tables, tree.odd_first, tree.odd, t.norms,
             self.x, self.largest, out, 0, 0, t.rows, tree.groups, per_tile, tiles, batch, t.cols,
         )  # fmt: skip
-        return kernel.bind(arguments, blocks)
+        return kernel.bind(arguments, blocks, overlap=can_overlap())
 
     def _general(self, t: DeviceTensor, part: GeneralPart, size: int, slot: int) -> Launch:
         kernel = _general_kernel(part.n, part.k, part.words, size)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numba
 from numba import cuda
 
-from pvq_ref.cuda.intrinsics import SIMULATED, add, device
+from pvq_ref.cuda.intrinsics import SIMULATED, add, device, let_next_start
 
 u32, u64, f32 = numba.uint32, numba.uint64, numba.float32
 THREADS = 32 if SIMULATED else 1024
@@ -73,8 +73,35 @@ def sylvester(z, offset, size, run):
         step = u32(u32(2) * step)
 
 
-def make_rotation(forward: bool, in_shared: bool) -> Callable[..., None]:
+@device
+def block_max(value, peak):
+    """Return the largest value of a block of threads; peak has room for 32."""
+    thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
+    lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
+    if SIMULATED:
+        peak[lane] = value
+        cuda.syncthreads()
+        for i in range(32):
+            value = max(value, peak[i])
+    else:
+        for by in (16, 8, 4, 2, 1):
+            value = max(value, cuda.shfl_xor_sync(0xFFFFFFFF, value, by))
+        if lane == u32(0):
+            peak[warp] = value
+        cuda.syncthreads()
+        value = peak[lane] if u32(lane * u32(32)) < threads else f32(0)
+        for by in (16, 8, 4, 2, 1):
+            value = max(value, cuda.shfl_xor_sync(0xFFFFFFFF, value, by))
+    return value
+
+
+def make_rotation(
+    forward: bool, in_shared: bool, single: tuple[int, int, int] | None, overlap: bool
+) -> Callable[..., None]:
     """Return the kernel that rotates rows of x, one a block, into rows of out.
+
+    single, if there is one segment, is its columns, length of a run, and order of the base, so
+    that loops have constant bounds. overlap lets the next kernel start its preparations.
 
     rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
     largest, segments, padded columns): a segment is five numbers, first column, columns, length of
@@ -82,11 +109,17 @@ def make_rotation(forward: bool, in_shared: bool) -> Callable[..., None]:
     each row of out.
     """
 
+    if single is not None:
+        one_size, one_run, one_order = (u32(value) for value in single)
+    is_single = single is not None
+
     def rotate(
         x, x_row, x_column, signs, segments, factors, bases, scratch, out, out_row, largest, count,
         padded,
     ):  # fmt: skip
         row = u64(cuda.blockIdx.x)
+        if overlap:
+            let_next_start()
         if in_shared:
             z = cuda.shared.array(0, numba.float32)
             offset = u32(0)
@@ -99,9 +132,13 @@ def make_rotation(forward: bool, in_shared: bool) -> Callable[..., None]:
         most = f32(0)
         for s in range(count):
             at = u32(u32(5) * u32(s))
-            begin, size = segments[at], segments[add(at, u32(1))]
-            run, order = segments[add(at, u32(2))], segments[add(at, u32(3))]
-            base = segments[add(at, u32(4))]
+            if is_single:
+                begin, base = u32(0), u32(0)
+                size, run, order = one_size, one_run, one_order
+            else:
+                begin, size = segments[at], segments[add(at, u32(1))]
+                run, order = segments[add(at, u32(2))], segments[add(at, u32(3))]
+                base = segments[add(at, u32(4))]
             i = thread
             while i < size:
                 column = add(begin, i)
@@ -143,18 +180,8 @@ def make_rotation(forward: bool, in_shared: bool) -> Callable[..., None]:
                 i = add(i, threads)
             cuda.syncthreads()
         if forward:
-            z[add(offset, thread)] = most
-            cuda.syncthreads()
-            if thread < u32(32):
-                i = add(thread, u32(32))
-                while i < threads:
-                    most = max(most, z[add(offset, i)])
-                    i = add(i, u32(32))
-                peak[thread] = most
-            cuda.syncthreads()
+            most = block_max(most, peak)
             if thread == u32(0):
-                for i in range(1, 32):
-                    most = max(most, peak[i])
                 largest[cuda.blockIdx.x] = most
 
     return rotate

@@ -23,7 +23,7 @@ from pvq_ref.tables import tables
 from pvq_ref.tensor import PVQTensor, check_fields
 
 TUNED = (16, 32)  # group sizes of the tree code
-MOST_ODD = 1 / 64  # part of the groups that may be without a code
+MOST_ODD = 1 / 16  # part of the groups that may be without a code
 RESERVED = 8192  # words of shared memory left for activations
 MOST_PULSES = tuple(range(15, 9, -1))  # of a block of four: the table of blocks takes 2/3 a^4 words
 
@@ -86,6 +86,7 @@ class DeviceRotation:
     bases: DeviceArray
     transposed: DeviceArray
     count: int
+    single: tuple[int, int, int] | None  # columns, length of a run and order of the only segment
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,7 @@ def _rotation(rotation: Rotation | None, cols: int) -> DeviceRotation:
         nothing = DeviceArray.of(np.zeros(1, np.int8))
         return DeviceRotation(
             DeviceArray.of(ones), DeviceArray.of(segments), DeviceArray.of(np.ones(1, np.float32)),
-            nothing, nothing, 1,
+            nothing, nothing, 1, (cols, 1, 1),
         )  # fmt: skip
     segments, factors = [], []
     bases: list[NDArray[np.int8]] = []
@@ -239,6 +240,7 @@ def _rotation(rotation: Rotation | None, cols: int) -> DeviceRotation:
         DeviceArray.of(np.concatenate(bases)),
         DeviceArray.of(np.concatenate(back)),
         len(segments),
+        segments[0][1:4] if len(segments) == 1 else None,
     )
 
 

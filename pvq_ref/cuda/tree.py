@@ -82,13 +82,13 @@ def _near(
 ) -> list[tuple[int, int]]:
     """Leave out what a decoder's shifts don't reach.
 
-    The first half's code begins within the first 32 bits, the second's between 32 and 95.
+    The first half's code begins within the first 32 bits, the second's within the first 96.
     """
     longest = max((size for size, _ in sizes), default=0)  # the node has up to `guess` bits more
     return [
         (size, a)
         for size, a in sizes
-        if size >= longest - 31 + guess and 32 <= longest - others[a] <= 95 - guess
+        if size >= longest - 31 + guess and longest - others[a] <= 95 - guess
     ]
 
 
@@ -102,6 +102,8 @@ def _node(tree: Tree, m: int, j: int) -> tuple[int | None, list[Split]]:
         one, other = widths[a], widths[j - a]
         if one is not None and other is not None:
             sizes.append((one + other, a))
+    if m == 16 and tree.n == 32 and 2 * abs(2 * j - tree.k) > tree.k:
+        return None, []  # so rare that their rows of tables aren't worth their place
     if m == 32:
         sizes = _near(sizes, {a: widths[j - a] or 0 for _, a in sizes}, tree.guess)
     if not sizes:
