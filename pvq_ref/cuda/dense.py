@@ -88,7 +88,7 @@ def multiply(
     )(stream)  # fmt: skip
     grid = 8 * processors()
     _narrow_kernel().bind((rotated, largest, halved, batch, t.cols), grid)(stream)
-    most = min(t.rows, max(256, TILE // t.cols))
+    most = min(t.rows, max(256, TILE // t.cols // 32 * 32))
     weights = DeviceArray((most, t.cols), np.float16, stream)
     products = DeviceArray((batch, most), np.float32, stream)
     for first in range(0, t.rows, most):

@@ -6,7 +6,7 @@ import numba
 from numba import cuda
 
 from pvq_ref.cuda.coding import Image, Layout
-from pvq_ref.cuda.intrinsics import add, bits_of, device, dp4a, put_four, rsqrt, two_halves
+from pvq_ref.cuda.intrinsics import add, bits_of, device, dp4a, put_four, rsqrt, sub, two_halves
 from pvq_ref.cuda.product_kernels import load, make_decoder
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
@@ -57,9 +57,12 @@ def make_expand(
         cuda.syncthreads()
         words = cuda.local.array(four_bytes, numba.uint32)
         held = cuda.local.array(4, numba.uint32)
+        # Row r, group g stands at ((r / 32) groups + g) 32 + r % 32; first_row is a multiple of 32.
         i = add(u32(u32(cuda.blockIdx.x) * threads), thread)
-        while i < u32(rows * groups):
-            row, group = u32(i // groups), u32(i % groups)
+        stop = u32(u32(u32(rows + u32(31)) >> u32(5)) * u32(groups * u32(32)))
+        while i < stop:
+            row_block, group = u32(u32(i >> u32(5)) // groups), u32(u32(i >> u32(5)) % groups)
+            row = add(u32(row_block << u32(5)), u32(i & u32(31)))
             at = add(u32(first_row * groups), i)
             held[0], held[1], held[2], held[3] = load(
                 planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
@@ -72,33 +75,34 @@ def make_expand(
                 for w in range(four_bytes):
                     square = dp4a(words[w], words[w], square)
                 level = floats[add(levels, field(held, 0))]
-                scale = norms[add(first_row, row)] * level * rsqrt(f32(square))
-            for w in range(four_bytes):
-                if aligned and integers:
-                    place = u64(u64(target >> u64(2)) + u64(w))
-                    a, b = u32(signed_byte(words[w], 0)), u32(signed_byte(words[w], 1))
-                    c, d = u32(signed_byte(words[w], 2)), u32(signed_byte(words[w], 3))
-                    put_four(out, place, (a, b, c, d))
-                elif aligned and is_half:
-                    if w % 2 == 0:
-                        place = u64(u64(target >> u64(3)) + u64(w // 2))
-                        a, b = half_words(words[w], scale)
-                        c, d = half_words(words[w + 1], scale)
+                scale = norms[add(first_row, min(row, sub(rows, u32(1))))] * level * rsqrt(f32(square))
+            if row < rows:
+                for w in range(four_bytes):
+                    if aligned and integers:
+                        place = u64(u64(target >> u64(2)) + u64(w))
+                        a, b = u32(signed_byte(words[w], 0)), u32(signed_byte(words[w], 1))
+                        c, d = u32(signed_byte(words[w], 2)), u32(signed_byte(words[w], 3))
                         put_four(out, place, (a, b, c, d))
-                elif aligned:
-                    place = u64(u64(target >> u64(2)) + u64(w))
-                    a = bits_of(scale * f32(signed_byte(words[w], 0)))
-                    b = bits_of(scale * f32(signed_byte(words[w], 1)))
-                    c = bits_of(scale * f32(signed_byte(words[w], 2)))
-                    d = bits_of(scale * f32(signed_byte(words[w], 3)))
-                    put_four(out, place, (a, b, c, d))
-                else:
-                    for j in range(4):
-                        value = signed_byte(words[w], j)
-                        if integers:
-                            out[target + u64(4 * w + j)] = value
-                        else:
-                            out[target + u64(4 * w + j)] = scale * f32(value)
+                    elif aligned and is_half:
+                        if w % 2 == 0:
+                            place = u64(u64(target >> u64(3)) + u64(w // 2))
+                            a, b = half_words(words[w], scale)
+                            c, d = half_words(words[w + 1], scale)
+                            put_four(out, place, (a, b, c, d))
+                    elif aligned:
+                        place = u64(u64(target >> u64(2)) + u64(w))
+                        a = bits_of(scale * f32(signed_byte(words[w], 0)))
+                        b = bits_of(scale * f32(signed_byte(words[w], 1)))
+                        c = bits_of(scale * f32(signed_byte(words[w], 2)))
+                        d = bits_of(scale * f32(signed_byte(words[w], 3)))
+                        put_four(out, place, (a, b, c, d))
+                    else:
+                        for j in range(4):
+                            value = signed_byte(words[w], j)
+                            if integers:
+                                out[target + u64(4 * w + j)] = value
+                            else:
+                                out[target + u64(4 * w + j)] = scale * f32(value)
             i = add(i, u32(threads * u32(cuda.gridDim.x)))
 
     return expand

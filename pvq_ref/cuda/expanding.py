@@ -59,7 +59,7 @@ def expand_rows(
         blocks = min(processors(), -(-rows * tree.groups // _THREADS))
         _expand_kernel(tree.layout, places, image.size, target, t.cols % 8 == 0).bind(
             (tree.planes, tree.halves, tree.bytes, tree.tables, norms, out, first, rows,
-             tree.groups, t.rows * tree.groups, t.cols),
+             tree.groups, -(-t.rows // 32) * 32 * tree.groups, t.cols),
             blocks,
         )(stream)  # fmt: skip
         begin, stop = int(tree.odd_starts[first]), int(tree.odd_starts[first + rows])
@@ -108,7 +108,7 @@ def dequantize(
     from pvq_ref.cuda.products import padded, rotation_kernel
 
     words = padded(t.cols)
-    most = min(t.rows, max(1, TILE // t.cols))
+    most = min(t.rows, max(32, TILE // t.cols // 32 * 32))
     held = DeviceArray((most, t.cols), np.float32, number)
     spare = most * words if words > shared_words() - 1024 else 1
     scratch = DeviceArray(spare, np.float32, number)

@@ -136,169 +136,198 @@ def make_decoder(
     return field, decode
 
 
+@device
+def quantize(x, start, up):
+    """Return words of the high and low bytes of four activations in 16-bit fixed point."""
+    high, low = u32(0), u32(0)
+    for j in range(4):
+        value = nearest(x[add(start, u32(j))] * up)
+        upper = i32(i32(value + i32(128)) >> i32(8))
+        lower = i32(value - i32(upper * i32(256)))
+        high = u32(high | u32(u32(upper & i32(255)) << u32(8 * j)))
+        low = u32(low | u32(u32(lower & i32(255)) << u32(8 * j)))
+    return high, low
+
+
 def make_product(
     layout: Layout, image: Image, batch: int, together: int, direct: bool, overlap: bool
 ) -> Callable[..., None]:
-    """Return the kernel that multiplies `batch` columns, a warp `together` rows at a time.
+    """Return the kernel that multiplies `batch` columns, `together` groups at a time.
 
-    It takes one tile of columns a block. Either it writes the product, or (not direct) each tile's
-    part of it, to be summed by `finish`.
+    A lane has a row, so that all lanes of a warp read the same activations. A block has
+    `row_blocks` times 32 rows, and `slices` warps for each of these, which share out the groups of
+    a row; their sums are added in order at the end. Activations go through shared memory a
+    tile of groups at a time. Either the product is written, or (not direct) the sums, (batch, rows), for
+    `finish`.
     """
-    n, four_bytes = layout.tree.n, layout.tree.n // 4
+    n, four_bytes, quarters = layout.tree.n, layout.tree.n // 4, layout.tree.n // 16
     whole, has_half, has_byte = layout.shape
     field, decode = make_decoder(layout, image, together)
     levels, size = u32(image.levels), image.size
-    halves_of_x, sums = n // 16, together * batch
     words_out, words_in = together * four_bytes, 4 * together
+
+    @device
+    def read(planes, halves, bytes_, all_groups, base, group, last, words):
+        for r in range(together):
+            at = add(base, u32(min(add(group, u32(r)), last) << u32(5)))
+            words[4 * r], words[4 * r + 1], words[4 * r + 2], words[4 * r + 3] = load(
+                planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
+            )
+
+    @device
+    def scale(words, held, floats, group, stop, scales):
+        for r in range(together):
+            square = i32(0)
+            for w in range(four_bytes):
+                word = words[r * four_bytes + w]
+                square = dp4a(word, word, square)
+            level = floats[add(levels, field(held, r))]
+            is_there = add(group, u32(r)) < stop
+            scales[r] = level * rsqrt(f32(square)) if is_there else f32(0)
+
+    @device
+    def multiply(words, scales, tables, group, last, held, total):
+        for b in range(batch):
+            for r in range(together):
+                place = add(
+                    u32(size // 4),
+                    u32(
+                        add(u32(u32(2 * b) * held), min(add(group, u32(r)), last)) * u32(quarters)
+                    ),
+                )
+                high, low = i32(0), i32(0)
+                for q in range(quarters):
+                    a = four(tables, add(place, u32(q)))
+                    c = four(tables, add(add(place, u32(q)), u32(held * u32(quarters))))
+                    for w in range(4):
+                        word = words[r * four_bytes + 4 * q + w]
+                        high = dp4a(word, a[w], high)
+                        low = dp4a(word, c[w], low)
+                value = i32(i32(high * i32(256)) + low)
+                total[b] += scales[r] * f32(value)
 
     def product(
         planes, halves, bytes_, tables_in, odd_first, odd, norms, x, largest, out, out_row,
-        out_column, rows, groups, tile_groups, tiles, columns, cols,
+        out_column, rows, groups, tile_groups, slices, row_blocks, columns, cols,
     ):  # fmt: skip
         tables = cuda.shared.array(0, numba.uint32)
         pairs = cuda.shared.array(0, numba.uint64)
         floats = cuda.shared.array(0, numba.float32)
-        scratch = cuda.shared.array(32, numba.float32)
         thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
-        tile = u32(u32(cuda.blockIdx.x) % tiles)
-        begin = u32(tile * tile_groups)
-        held = min(tile_groups, sub(groups, begin))
         i = thread
         while i < u32(size):
             tables[i] = tables_in[i]
             i = add(i, threads)
-        if overlap:
-            wait_for_last()
-        plane = u32(u32(held) * u32(four_bytes))
+        lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
+        slice_, block = u32(warp % slices), u32(warp // slices)
+        row_block = add(u32(u32(cuda.blockIdx.x) * row_blocks), block)
+        row = add(u32(row_block << u32(5)), lane)
+        is_used = block < row_blocks and u32(row_block << u32(5)) < rows
+        all_groups = u32(u32(u32(rows + u32(31)) >> u32(5)) * u32(groups * u32(32)))
+        total = cuda.local.array(batch, numba.float32)
         for b in range(batch):
-            up = f32(LARGEST) / largest[b] if largest[b] > f32(0) else f32(0)
-            i = thread
-            while i < plane:
-                # Word i is word i % 4 of group (i / 4) % held of half i / 4 / held.
-                group = u32(u32(i >> u32(2)) % held)
-                part = u32(u32(i >> u32(2)) // held)
-                column = add(
-                    u32(add(begin, group) * u32(n)),
-                    add(u32(part * u32(16)), u32(u32(i & u32(3)) * u32(4))),
-                )
-                high, low = u32(0), u32(0)
-                for j in range(4):
-                    at = add(u32(u32(b) * cols), add(column, u32(j)))
-                    value = nearest(x[at] * up)
-                    upper = i32(i32(value + i32(128)) >> i32(8))
-                    lower = i32(value - i32(upper * i32(256)))
-                    high = u32(high | u32(u32(upper & i32(255)) << u32(8 * j)))
-                    low = u32(low | u32(u32(lower & i32(255)) << u32(8 * j)))
-                place = add(u32(size), add(u32(u32(2 * b) * plane), i))
-                tables[place] = high
-                tables[add(place, plane)] = low
-                i = add(i, threads)
-        cuda.syncthreads()
-        lane = u32(thread & u32(31))
-        warps = u32(threads >> u32(5))
-        per_tile = u32(u32(cuda.gridDim.x) // tiles)
-        all_groups = u32(rows * groups)
-        row = u32(
-            add(u32(u32(u32(cuda.blockIdx.x) // tiles) * warps), u32(thread >> u32(5)))
-            * u32(together)
-        )
-        step = u32(u32(per_tile * warps) * u32(together))
-        words = cuda.local.array(words_out, numba.uint32)
-        total = cuda.local.array(sums, numba.float32)
-        base = cuda.local.array(together, numba.uint32)
+            total[b] = f32(0)
+        now = cuda.local.array(words_out, numba.uint32)
+        then = cuda.local.array(words_out, numba.uint32)
         held_words = cuda.local.array(words_in, numba.uint32)
         coming = cuda.local.array(words_in, numba.uint32)
-        last = sub(held, u32(1))
-        while row < rows:
-            for s in range(sums):
-                total[s] = f32(0)
-            for r in range(together):
-                base[r] = add(u32(min(add(row, u32(r)), sub(rows, u32(1))) * groups), begin)
-                at = add(base[r], min(lane, last))
-                coming[4 * r], coming[4 * r + 1], coming[4 * r + 2], coming[4 * r + 3] = load(
-                    planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
+        scales = cuda.local.array(together, numba.float32)
+        next_scales = cuda.local.array(together, numba.float32)
+        if overlap:
+            wait_for_last()
+        begin = u32(0)
+        while begin < groups:
+            held = min(tile_groups, sub(groups, begin))
+            cuda.syncthreads()
+            plane = u32(held * u32(four_bytes))
+            for b in range(batch):
+                up = f32(LARGEST) / largest[b] if largest[b] > f32(0) else f32(0)
+                start = add(u32(u32(b) * cols), u32(begin * u32(n)))
+                i = thread
+                while i < plane:
+                    place = add(u32(size), add(u32(u32(2 * b) * plane), i))
+                    tables[place], tables[add(place, plane)] = quantize(
+                        x, add(start, u32(i * u32(4))), up
+                    )
+                    i = add(i, threads)
+            cuda.syncthreads()
+            share = u32(u32(add(held, sub(slices, u32(1)))) // slices)
+            group = u32(slice_ * share)
+            stop = min(add(group, share), held)
+            if is_used and group < stop:
+                last = sub(stop, u32(1))
+                base = add(u32(add(u32(row_block * groups), begin) << u32(5)), lane)
+                read(planes, halves, bytes_, all_groups, base, group, last, held_words)
+                read(
+                    planes, halves, bytes_, all_groups, base, add(group, u32(together)), last, coming
                 )
-            group = lane
-            while group < held:
-                following = min(add(group, u32(32)), last)
-                for w in range(words_in):
-                    held_words[w] = coming[w]
-                for r in range(together):
-                    at = add(base[r], following)
-                    coming[4 * r], coming[4 * r + 1], coming[4 * r + 2], coming[4 * r + 3] = load(
-                        planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
-                    )
-                decode(held_words, tables, pairs, words)
-                scales = cuda.local.array(together, numba.float32)
-                for r in range(together):
-                    square = i32(0)
+                decode(held_words, tables, pairs, now)
+                scale(now, held_words, floats, group, stop, scales)
+                while group < stop:
+                    following = add(group, u32(together))
+                    for w in range(words_in):
+                        held_words[w] = coming[w]
+                    read(
+                        planes, halves, bytes_, all_groups, base, add(following, u32(together)),
+                        last, coming,
+                    )  # fmt: skip
+                    decode(held_words, tables, pairs, then)
+                    multiply(now, scales, tables, group, last, held, total)
+                    scale(then, held_words, floats, following, stop, next_scales)
+                    for w in range(words_out):
+                        now[w] = then[w]
+                    for r in range(together):
+                        scales[r] = next_scales[r]
+                    group = following
+            begin = add(begin, tile_groups)
+        if is_used and row < rows:
+            one = add(odd_first[row], slice_)
+            while one < odd_first[add(row, u32(1))]:
+                start = u32(one * u32(1 + four_bytes))
+                group = u32(odd[start] & u32(0xFFFFFF))
+                square = i32(0)
+                for w in range(four_bytes):
+                    word = odd[add(start, u32(1 + w))]
+                    square = dp4a(word, word, square)
+                level = floats[add(levels, u32(odd[start] >> u32(24)))]
+                factor = level * rsqrt(f32(square))
+                for b in range(batch):
+                    up = f32(LARGEST) / largest[b] if largest[b] > f32(0) else f32(0)
+                    at = add(u32(u32(b) * cols), u32(group * u32(n)))
+                    high, low = i32(0), i32(0)
                     for w in range(four_bytes):
-                        square = dp4a(words[r * four_bytes + w], words[r * four_bytes + w], square)
-                    level = floats[add(levels, field(held_words, r))]
-                    scales[r] = level * rsqrt(f32(square))
-                for b in range(batch):
-                    place = add(
-                        add(u32(size // 4), u32(u32(2 * b * four_bytes // 4) * held)), group
-                    )
-                    high = cuda.local.array(together, numba.int32)
-                    low = cuda.local.array(together, numba.int32)
-                    for r in range(together):
-                        high[r], low[r] = i32(0), i32(0)
-                    for h in range(halves_of_x):
-                        a = four(tables, add(place, u32(u32(h) * held)))
-                        c = four(tables, add(place, u32(u32(four_bytes // 4 + h) * held)))
-                        for r in range(together):
-                            for w in range(4):
-                                word = words[r * four_bytes + 4 * h + w]
-                                high[r] = dp4a(word, a[w], high[r])
-                                low[r] = dp4a(word, c[w], low[r])
-                    for r in range(together):
-                        value = i32(i32(high[r] * i32(256)) + low[r])
-                        total[r * batch + b] += scales[r] * f32(value)
-                group = add(group, u32(32))
-            for r in range(together):
-                if add(row, u32(r)) < rows:
-                    at = add(row, u32(r))
-                    odd_one = add(odd_first[at], lane)
-                    while odd_one < odd_first[add(at, u32(1))]:
-                        start = u32(odd_one * u32(1 + four_bytes))
-                        group = u32(odd[start] & u32(0xFFFFFF))
-                        if begin <= group and group < add(begin, held):
-                            group = sub(group, begin)
-                            square = i32(0)
-                            for w in range(four_bytes):
-                                word = odd[add(start, u32(1 + w))]
-                                square = dp4a(word, word, square)
-                            level = floats[add(levels, u32(odd[start] >> u32(24)))]
-                            scale = level * rsqrt(f32(square))
-                            for b in range(batch):
-                                high, low = i32(0), i32(0)
-                                for w in range(four_bytes):
-                                    word = odd[add(start, u32(1 + w))]
-                                    place = add(
-                                        add(u32(size), u32(u32(2 * b) * plane)),
-                                        add(
-                                            u32(
-                                                add(u32(u32(w // 4) * held), group) * u32(4)
-                                            ),
-                                            u32(w % 4),
-                                        ),
-                                    )
-                                    high = dp4a(word, tables[place], high)
-                                    low = dp4a(word, tables[add(place, plane)], low)
-                                value = i32(i32(high * i32(256)) + low)
-                                total[r * batch + b] += scale * f32(value)
-                        odd_one = add(odd_one, u32(32))
-            for r in range(together):
-                at = add(row, u32(r))
-                for b in range(batch):
-                    value = warp_sum(total[r * batch + b], lane, scratch)
-                    if lane == u32(0) and at < rows:
-                        if direct and u32(b) < columns:
-                            value = value * (norms[at] * (largest[b] / f32(LARGEST)))
-                            out[u64(at) * u64(out_row) + u64(b) * u64(out_column)] = value
-                        if not direct:
-                            out[(u64(tile) * u64(batch) + u64(b)) * u64(rows) + u64(at)] = value
-            row = add(row, step)
+                        word = odd[add(start, u32(1 + w))]
+                        upper, lower = quantize(x, add(at, u32(4 * w)), up)
+                        high = dp4a(word, upper, high)
+                        low = dp4a(word, lower, low)
+                    value = i32(i32(high * i32(256)) + low)
+                    total[b] += factor * f32(value)
+                one = add(one, slices)
+        cuda.syncthreads()
+        # Sums stand where activations were: (slice, batch, row of the block).
+        held_rows = u32(row_blocks << u32(5))
+        if block < row_blocks:
+            for b in range(batch):
+                place = add(
+                    u32(add(u32(slice_ * u32(batch)), u32(b)) * held_rows),
+                    add(u32(block << u32(5)), lane),
+                )
+                floats[add(u32(size), place)] = total[b]
+        cuda.syncthreads()
+        i = thread
+        while i < u32(held_rows * columns):
+            b, inside = u32(i // held_rows), u32(i % held_rows)
+            at = add(u32(u32(cuda.blockIdx.x) * held_rows), inside)
+            if at < rows:
+                value = f32(0)
+                for s in range(slices):
+                    place = add(u32(add(u32(u32(s) * u32(batch)), b) * held_rows), inside)
+                    value += floats[add(u32(size), place)]
+                if direct:
+                    value = value * (norms[at] * (largest[b] / f32(LARGEST)))
+                    out[u64(at) * u64(out_row) + u64(b) * u64(out_column)] = value
+                else:
+                    out[u64(b) * u64(rows) + u64(at)] = value
+            i = add(i, threads)
 
     return product

@@ -34,7 +34,7 @@ from pvq_ref.errors import DTypeError, ShapeError
 SIZES = (1, 2, 4, 8, 16)  # columns of the kernels
 _U, _F, _WORDS = "u", "float32", "uint32"
 _PRODUCT = (
-    _WORDS, "uint16", "uint8", _WORDS, _WORDS, _WORDS, _F, _F, _F, _F, *8 * _U
+    _WORDS, "uint16", "uint8", _WORDS, _WORDS, _WORDS, _F, _F, _F, _F, *9 * _U
 )  # fmt: skip
 
 
@@ -57,10 +57,8 @@ def padded(cols: int) -> int:
 
 
 def shape_of(n: int, batch: int) -> tuple[int, int]:
-    """Return the threads of a block, and the rows that a warp takes together."""
-    if batch <= 4:
-        return 1024, 2 if n == 32 or batch > 1 else 4
-    return 512, 2 if n == 32 or batch == 16 else 4
+    """Return the threads of a block, and the groups that a lane takes together."""
+    return (32 if SIMULATED else 1024), (1 if n == 32 or batch > 2 else 2)
 
 
 @lru_cache(256)
@@ -72,7 +70,7 @@ def _product_kernel(
     threads, together = shape_of(layout.tree.n, batch)
     function = make_product(layout, image, batch, together, direct, can_overlap())
     arguments = (*_PRODUCT[:9], target, *_PRODUCT[10:])
-    return Kernel(function, arguments, 32 if SIMULATED else threads, size + held)
+    return Kernel(function, arguments, threads, size + held)
 
 
 @lru_cache(64)
@@ -107,16 +105,15 @@ class Plan:
              self.largest, r.count, words),
             batch,
         )  # fmt: skip
-        tiles = _tiles(t.tree, size) if t.tree else 0
-        slots = tiles + len(t.general)
-        direct = slots == 1 and tiles == 1
+        slots = int(t.tree is not None) + len(t.general)
+        direct = t.tree is not None and slots == 1
         self._parts = DeviceArray((0 if direct else slots, size, t.rows), np.float32, stream)
         self._launches: list[Launch] = []
         self._direct = direct
         if t.tree:
-            self._launches.append(self._tree(t, t.tree, batch, size, tiles, target))
+            self._launches.append(self._tree(t, t.tree, batch, size, target))
         for i, part in enumerate(t.general):
-            self._launches.append(self._general(t, part, size, tiles + i))
+            self._launches.append(self._general(t, part, size, int(t.tree is not None) + i))
         if not direct:
             blocks = max(1, min(8 * processors(), -(-t.rows * batch // 256)))
             self._launches.append(
@@ -129,21 +126,29 @@ class Plan:
         self._lock = Lock()  # arguments are set before a launch reads them
 
     def _tree(
-        self, t: DeviceTensor, tree: TreePart, batch: int, size: int, tiles: int, target: str
+        self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str
     ) -> Launch:
-        per_tile = -(-tree.groups // tiles)
-        image = tree.image
+        image, n = tree.image, tree.layout.tree.n
+        threads, _ = shape_of(n, size)
+        # As many rows a block as leave no multiprocessor without work, and warps for all of them.
+        row_blocks = -(-(-(-t.rows // 32)) // processors())
+        row_blocks = min(row_blocks, threads // 32)
+        slices = threads // 32 // row_blocks
+        blocks = -(-t.rows // (32 * row_blocks))
+        left = shared_words() - 256 - image.size
+        most = max(1, left // (2 * size * n // 4))
+        tile = -(-tree.groups // -(-tree.groups // most))  # equal tiles, as few as fit
+        held = max(2 * size * tile * n // 4, threads * size)
         places = (image.eight, image.sixteen, image.top, image.levels)
-        held = 2 * size * per_tile * tree.layout.tree.n // 4
         kernel = _product_kernel(
             tree.layout, places, image.size, size, self._direct, held,
             target if self._direct else _F,
         )  # fmt: skip
-        blocks = max(1, processors() // tiles) * tiles
         out: Any = 0 if self._direct else self._parts
         arguments = (
             tree.planes, tree.halves, tree.bytes, tree.tables, tree.odd_first, tree.odd, t.norms,
-            self.x, self.largest, out, 0, 0, t.rows, tree.groups, per_tile, tiles, batch, t.cols,
+            self.x, self.largest, out, 0, 0, t.rows, tree.groups, tile, slices, row_blocks, batch,
+            t.cols,
         )  # fmt: skip
         return kernel.bind(arguments, blocks, overlap=can_overlap())
 
@@ -170,13 +175,6 @@ class Plan:
                 last.set(place, value)
             for launch in self._launches:
                 launch(stream)
-
-
-def _tiles(tree: TreePart, size: int) -> int:
-    """Return into how many tiles of columns the activations of a product are cut."""
-    left = shared_words() - 256 - tree.image.size
-    most = max(1, left // (2 * size * tree.layout.tree.n // 4))
-    return -(-tree.groups // most)
 
 
 def _steps(view: View, columns: bool) -> tuple[int, int]:

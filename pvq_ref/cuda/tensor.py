@@ -24,7 +24,7 @@ from pvq_ref.tensor import PVQTensor, check_fields
 
 TUNED = (16, 32)  # group sizes of the tree code
 MOST_ODD = 1 / 16  # part of the groups that may be without a code
-RESERVED = 8192  # words of shared memory left for activations
+RESERVED = 5120  # words of shared memory left for activations
 MOST_PULSES = tuple(range(15, 9, -1))  # of a block of four: the table of blocks takes 2/3 a^4 words
 
 
@@ -149,6 +149,16 @@ def _layout(t: PVQTensor, part: Part) -> Layout | None:
     return None
 
 
+def _by_rows(plane: NDArray[Any], rows: int, groups: int) -> NDArray[Any]:
+    """Return a plane (…, rows · groups) as (…, blocks of 32 rows, groups, 32), rows filled up."""
+    if plane.shape[-1] == 0:
+        return plane
+    lead = plane.shape[:-1]
+    filled = np.zeros((*lead, -(-rows // 32) * 32, groups), plane.dtype)
+    filled[..., :rows, :] = plane.reshape(*lead, rows, groups)
+    return np.ascontiguousarray(filled.reshape(*lead, -1, 32, groups).swapaxes(-1, -2))
+
+
 def _tree_part(t: PVQTensor, part: Part, threads: int | None) -> TreePart | None:
     """Return a part in the tree code, or None if it doesn't fit or many groups have no code."""
     layout = _layout(t, part)
@@ -170,7 +180,10 @@ def _tree_part(t: PVQTensor, part: Part, threads: int | None) -> TreePart | None
         odd.append(y[without].astype(np.int8))
         numbers.append(without + start * groups)
     fields = _fields(t, part, 0, rows)
-    whole, halves, bytes_ = planes(codes, coded, fields.astype(np.uint64), layout)
+    whole, halves, bytes_ = (
+        _by_rows(plane, rows, groups)
+        for plane in planes(codes, coded, fields.astype(np.uint64), layout)
+    )
     where = np.concatenate(numbers)
     entries = np.zeros((len(where), 1 + part.n // 4), np.uint32)
     entries[:, 0] = (where % groups) | fields[where].astype(np.uint32) << np.uint32(24)
