@@ -31,8 +31,9 @@ import report
 from pvq_ref import dequantize, load, matmul, quantize, quantize_with_feedback
 from pvq_ref.container import Reader, Writer, header_bytes, layout
 from pvq_ref.counting import bits
-from pvq_ref.encoding import _choose_levels, _relative, row_norms, stored_norms
-from pvq_ref.gain import group_gains, nearest_levels
+from pvq_ref.encoding import row_norms
+from pvq_ref.finishing import finish, table_width
+from pvq_ref.gain import group_gains
 from pvq_ref.groups import parts, rows_per_range
 from pvq_ref.metadata import PARTS, entries_of
 from pvq_ref.model import open_model
@@ -84,7 +85,7 @@ def encode(reader: Reader, t: TensorPlan, design: str, stage: Stages) -> dict[st
     assert t.coding is not None
     a, coding, name = t.coding.allotment, t.coding, t.entry.name
     index, filled = np.zeros(a.index_size, np.uint8), 0
-    norms, gains, lost = [], defaultdict(list), defaultdict(list)
+    table = np.empty((a.grid.rows, table_width(a)))
     step = rows_per_range(a.grid.cols)
     for start in range(0, a.grid.rows, step):
         stop = min(start + step, a.grid.rows)
@@ -92,39 +93,30 @@ def encode(reader: Reader, t: TensorPlan, design: str, stage: Stages) -> dict[st
         x = stage("widen", lambda: rows.astype(np.float64))  # noqa: B023
         if coding.rotation is not None:
             stage("rotate", lambda: coding.rotation.forward(x))  # noqa: B023
-        norms.append(stage("gain", lambda: row_norms(x, start)))  # noqa: B023
+        lines = table[start:stop]
+        lines[:, 0] = stage("gain", lambda: row_norms(x, start))  # noqa: B023
         piece = np.zeros(-(-len(x) * a.row_index_bits // 8), np.uint8)
-        for number, part in enumerate(parts(a)):
+        for part in parts(a):
             w = part.columns(x)
             y = stage("search", lambda: search_unchecked(w, part.k))  # noqa: B023
-            gain, left = stage("gain", lambda: group_gains(w, y))  # noqa: B023
-            gains[number].append(gain.reshape(-1, part.per_row))
-            lost[number].append(left.reshape(-1, part.per_row))
-            table = part.tables(coding)
-            fields = stage("rank", lambda: rank_unchecked(y, table, coding.order))  # noqa: B023
+            gain, lost = stage("gain", lambda: group_gains(w, y))  # noqa: B023
+            lost = np.maximum(lost, 0.0).reshape(-1, part.per_row)
+            lines[:, 1 + part.level_row] = np.sum(lost, axis=1)
+            first = 1 + a.level_rows + part.first_gain
+            lines[:, first : first + part.per_row] = gain.reshape(-1, part.per_row)
+            tables = part.tables(coding)
+            fields = stage("rank", lambda: rank_unchecked(y, tables, coding.order))  # noqa: B023
             place = (part.first_bit, part.per_row, a.row_index_bits)
             width = bits(part.n, part.k)
             stage("pack", lambda: pack_into(piece, fields, width, place))  # noqa: B023
         index[filled : filled + piece.size] = piece
         filled += piece.size
 
-    def levels() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        row_norm, exponent = stored_norms(np.concatenate(norms))
-        unit = np.ldexp(row_norm.astype(np.float64), exponent)
-        packed, chosen = np.zeros(a.gain_size, np.uint8), []
-        for number, part in enumerate(parts(a)):
-            relative = _relative(np.concatenate(gains[number]), unit)
-            rest = _relative(_relative(np.concatenate(lost[number]), unit), unit)
-            seen = unit > 0.0 if unit.any() else unit == 0.0
-            flat = relative[seen].reshape(-1), rest[seen].reshape(-1)
-            chosen.append(_choose_levels(*flat, part, coding, design)[0])
-            fields = nearest_levels(relative.reshape(-1), chosen[-1]).astype(np.uint64)[:, None]
-            place = (part.first_gain * a.gain_bits, part.per_row, a.grid.groups * a.gain_bits)
-            pack_into(packed, fields, a.gain_bits, place)
-        return packed, row_norm, np.stack(chosen)
+    def ending() -> dict[str, np.ndarray]:
+        end = finish(lambda: iter([table]), coding, design)
+        return {"gain": end.gain(table), "row_norm": end.row_norm(table), "levels": end.levels}
 
-    gain_fields, row_norm, chosen = stage("gain", levels)
-    return {"index": index, "gain": gain_fields, "row_norm": row_norm, "levels": chosen}
+    return {"index": index, **stage("gain", ending)}
 
 
 def stages(model: Path, packed: Path, folder: Path) -> tuple[dict[str, float], int]:
