@@ -18,7 +18,8 @@ from pvq_ref.jit import kernel
 
 Floats = NDArray[np.float64]
 MAX_SEED = (1 << 64) - 1
-_TILE = 1 << 14  # elements that are rotated together: they stay in the cache
+_TILE = 1 << 13  # elements that are rotated together: they stay in the cache
+_LANES = 8  # rows, at most: with more, rows of the base are far enough apart to evict each other
 _SPAN = 128  # columns of the base's product that are made together
 
 
@@ -108,7 +109,7 @@ def _apply(
     their elements of one column side by side.
     """
     factor, length = 1.0 / np.sqrt(np.float64(order)), order // base.shape[0]
-    most = min(x.shape[0], max(4, min(16, _TILE // order)))
+    most = min(x.shape[0], max(4, min(_LANES, _TILE // order // 4 * 4)))
     tile, room = np.empty(order * most), np.empty(order * most)
     for top in range(0, x.shape[0], most):
         lanes = min(most, x.shape[0] - top)
