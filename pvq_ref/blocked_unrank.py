@@ -121,8 +121,9 @@ def _blocks(b: int, most: int) -> Blocks:
         longer = []
         for a in range(most + 1):
             values = (0, *(sign * size for size in range(1, a + 1) for sign in (1, -1)))
-            parts = [np.insert(listed[a - abs(value)], 0, value, axis=1) for value in values]
-            longer.append(np.concatenate(parts))
+            rests = [listed[a - abs(value)] for value in values]
+            heads = np.repeat(np.array(values, np.int8), [len(rest) for rest in rests])
+            longer.append(np.column_stack((heads, np.concatenate(rests))))
         listed = longer
     first = np.cumsum([0, *map(len, listed[:-1])]).astype(np.uint64)
     return np.concatenate(listed), first
