@@ -123,7 +123,8 @@ def _decompress_file(
                 writer.write(name, reader.chunks(name))
                 parsing.check_hash(name, writer.hashes[name], meta)
             for name, bare in meta.tensors.items():
-                writer.write(name, _decoded_chunks(reader, name, bare, meta, limits, progress))
+                chunks = _decoded_chunks(reader, name, bare, meta, limits, progress)
+                writer.write_unhashed(name, chunks)
             writer.finish(head)
 
 

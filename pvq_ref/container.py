@@ -9,7 +9,7 @@ judge.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -278,12 +278,26 @@ class Writer:
     def __init__(self, path: Path, entries: dict[str, Entry], room: int) -> None:
         self.entries, self.room = entries, room
         self.hashes: dict[str, str] = {}
+        self._written: set[str] = set()
         self._file = path.open("xb")
 
     def write(self, name: str, chunks: Iterable[NDArray[Any] | bytes]) -> None:
-        """Write the whole data of an entry."""
-        entry = self.entries[name]
-        digest, written = hashlib.sha256(), 0
+        """Write the whole data of an entry; `hashes` gets its SHA-256."""
+        digest = hashlib.sha256()
+        self._write(name, chunks, digest.update)
+        self.hashes[name] = digest.hexdigest()
+
+    def write_unhashed(self, name: str, chunks: Iterable[NDArray[Any] | bytes]) -> None:
+        """Write the whole data of an entry whose hash nobody asks for."""
+        self._write(name, chunks, lambda raw: None)
+
+    def _write(
+        self,
+        name: str,
+        chunks: Iterable[NDArray[Any] | bytes],
+        see: Callable[[bytes | memoryview], None],
+    ) -> None:
+        entry, written = self.entries[name], 0
         self._file.seek(self.room + entry.start)
         for chunk in chunks:
             raw = (
@@ -291,15 +305,15 @@ class Writer:
                 if isinstance(chunk, bytes)
                 else np.ascontiguousarray(chunk).view(np.uint8).data
             )
-            digest.update(raw)
+            see(raw)
             self._file.write(raw)
             written += len(raw) if isinstance(raw, bytes) else raw.nbytes
         assert written == entry.size, f"{name}: {written} bytes instead of {entry.size}"
-        self.hashes[name] = digest.hexdigest()
+        self._written.add(name)
 
     def finish(self, header: bytes) -> None:
         """Write the header and make the file durable."""
-        assert len(header) == self.room and self.hashes.keys() == self.entries.keys()
+        assert len(header) == self.room and self._written == self.entries.keys()
         end = self.room + max((entry.stop for entry in self.entries.values()), default=0)
         self._file.truncate(end)
         self._file.seek(0)

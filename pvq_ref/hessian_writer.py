@@ -77,7 +77,7 @@ class HessianWriter:
         h = _binary32(hessian, self._cols[names[0]])
         entry = Entry(names[0] + SUFFIX, "F32", h.shape, self._end, self._end + h.nbytes)
         self._file.entries[entry.name] = entry
-        self._file.write(entry.name, [h])
+        self._file.write_unhashed(entry.name, [h])
         self._end = entry.stop
         self._shared[names[0]] = Shared(tuple(names), tokens)
         self._named |= set(names)

@@ -18,7 +18,7 @@ from pvq_ref.memory import Limits
 from pvq_ref.metadata import PARTS
 from pvq_ref.packing import packed_size
 from pvq_ref.parallel import map_over
-from pvq_ref.parsing import FileMetadata, check_entry, check_hash
+from pvq_ref.parsing import FileMetadata, check_hash
 from pvq_ref.tensor import DTYPES, PVQTensor, check_fields, round_to
 
 
@@ -57,14 +57,12 @@ def stored_ranges(
 def decoded(
     reader: Reader, name: str, bare: PVQTensor, meta: FileMetadata, limits: Limits
 ) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Check a tensor's hashes; return an iterator of (first row, rows of W in the source's type).
+    """Return an iterator of (first row, rows of W in the source's type) of a tensor.
 
-    The hashes of what is decoded are checked once more at the end, should the file have changed.
-    Raises IntegrityError, HeaderError, PayloadError, MetadataError, and CapacityError if rows are
-    too long for the limit.
+    Its hashes have been checked (`parsing.check_entry`), and those of what is decoded are checked
+    at the end, should the file have changed. Raises IntegrityError, HeaderError, PayloadError,
+    MetadataError, and CapacityError if rows are too long for the limit.
     """
-    for part in PARTS:
-        check_entry(reader, f"{name}_{part}", meta)
     try:
         step, threads = limits.ranges(bare.grid.rows, bare.grid.cols)
     except DomainError as error:

@@ -17,6 +17,7 @@ from pvq_ref.container import Entry, Reader
 from pvq_ref.errors import CapacityError, FormatError, ModelError
 from pvq_ref.folders import model_files
 from pvq_ref.memory import DEFAULT_MEMORY, Limits
+from pvq_ref.metadata import PARTS
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import SUMS, file_hash, read_sums
 from pvq_ref.stored import decoded
@@ -231,6 +232,8 @@ def _decode(
         original.unseen.discard(name)  # a damaged tensor isn't a missing one
 
     def ranges() -> Iterator[tuple[int, NDArray[Any]]]:
+        for part in PARTS:
+            parsing.check_entry(reader, f"{name}_{part}", meta)
         for start, rows in decoded(reader, name, bare, meta, limits):
             yield start, rows
             progress(name, rows.size)
