@@ -148,7 +148,7 @@ MUTATIONS = [
              "a += w[group, i] * y[group, i]",
              "a += w[group, w.shape[1] - 1 - i] * y[group, w.shape[1] - 1 - i]", "optimal_gain"),
     Mutation("gain.py", "exact middles go down",
-             'side="right"', 'side="left"', "nearest_level"),
+             "gains >= threshold", "gains > threshold", "nearest_level"),
     Mutation("gain.py", "middles are rounded to binary32",
              "wide = levels.astype(np.float64)", "wide = levels", "nearest_level"),
     Mutation("gain.py", "quantiles at the borders instead of the middles",
