@@ -16,6 +16,8 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 
 from pvq_ref.jit import PACKAGE, cache_directory
 
+ALLOCATING = frozenset({"empty", "zeros"})  # the functions by which kernels allocate arrays
+
 
 @lru_cache(1)
 def _source_hash() -> str:
@@ -58,7 +60,11 @@ def dispatcher(function: Callable[..., Any], inline: bool) -> Any:
     """Return Numba's dispatcher of a kernel: without Python objects and lock, cached on disk."""
     if inline:
         return numba.njit(inline="always")(function)
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+    # What allocates nothing need not count references, which takes a while to compile.
+    allocates = not ALLOCATING.isdisjoint(function.__code__.co_names)
+    compiled: Any = numba.njit(
+        nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=allocates
+    )(function)
     if cache_directory() is not None:
         compiled._cache = _Cache(function)
     return compiled
