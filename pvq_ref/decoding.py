@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 from pvq_ref.counting import bits
 from pvq_ref.errors import IndexRangeError, PayloadError
 from pvq_ref.gain import Floats
-from pvq_ref.groups import RANGE, Part, parts, rows_per_range
+from pvq_ref.groups import RANGE, Part, even_rows, parts
 from pvq_ref.jit import kernel
 from pvq_ref.packing import unpack_from
 from pvq_ref.parallel import map_ranges, thread_count
@@ -108,12 +108,12 @@ def decode_rows(t: PVQTensor, start: int, stop: int, first: int = 0) -> Floats:
     return out
 
 
-def decoding_steps(cols: int) -> tuple[int, int]:
+def decoding_steps(rows: int, cols: int) -> tuple[int, int]:
     """Return the rows that one thread decodes at a time, and how many threads may do so at once.
 
     Short rows come in ranges that encoding has too; long ones take memory, so there are few.
     """
-    rows = min(rows_per_range(cols), max(1, RANGE // cols))
+    rows = min(even_rows(rows, cols), max(1, RANGE // cols))
     return rows, max(1, 2 * MAX_COLS // (rows * cols))
 
 
@@ -122,7 +122,7 @@ def decoded_ranges(
 ) -> Iterator[tuple[int, NDArray[np.floating]]]:
     """Yield (first row, rows of W) in order, each range rounded to dtype once."""
     check_fields(t)
-    rows, most = decoding_steps(t.grid.cols)
+    rows, most = decoding_steps(t.grid.rows, t.grid.cols)
     check_before_tables(t, rows)
 
     def work(start: int, stop: int) -> tuple[int, NDArray[np.floating]]:

@@ -17,7 +17,7 @@ from pvq_ref.counting import ORDERS, bits, checked_integer
 from pvq_ref.errors import DomainError, NonFiniteError, ShapeError
 from pvq_ref.finishing import finish, table_width
 from pvq_ref.gain import DESIGNS, FITTED, Floats, group_gains
-from pvq_ref.groups import Coding, parts, row_blocks, rows_per_range
+from pvq_ref.groups import Coding, even_rows, parts, row_blocks
 from pvq_ref.jit import kernel
 from pvq_ref.packing import Bytes, pack_into, packed_size
 from pvq_ref.parallel import map_over
@@ -135,7 +135,7 @@ def encode(
     """Compress the tensor whose rows `read(start, stop)` returns; see `quantize`."""
     rows, cols = coding.allotment.grid.rows, coding.allotment.grid.cols
     done = []
-    for one in coded_blocks(read, coding, row_blocks(rows, cols), rows_per_range(cols), threads):
+    for one in coded_blocks(read, coding, row_blocks(rows, cols), even_rows(rows, cols), threads):
         done.append(one)
         rows_done(len(one.table))
     end = finish(lambda: (one.table for one in done), coding, design)

@@ -141,7 +141,7 @@ def _part_entropy(
     def norms(start: int, stop: int) -> NDArray[np.int64]:
         return squared_norms(decode_groups(t, part, start, stop)[0])
 
-    step, most = decoding_steps(t.grid.cols)
+    step, most = decoding_steps(t.grid.rows, t.grid.cols)
     threads = min(thread_count(threads), most)
     b = np.concatenate(list(map_ranges(norms, t.grid.rows, step, threads)))
     each = entropy_of_norms(part.n, part.k, b)

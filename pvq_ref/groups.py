@@ -66,6 +66,17 @@ def rows_per_range(cols: int) -> int:
     return max(8, RANGE // cols // 8 * 8)
 
 
+def even_rows(rows: int, cols: int) -> int:
+    """Return the rows of a range, a multiple of eight, at most `rows_per_range`.
+
+    A tensor is cut into a multiple of four ranges, nearly equal, so that a few threads end
+    together.
+    """
+    most = rows_per_range(cols)
+    pieces = 4 * -(-rows // (4 * most))
+    return min(most, -(-rows // pieces // 8) * 8)
+
+
 def row_blocks(rows: int, cols: int) -> list[tuple[int, int]]:
     """Return (start, stop) of the blocks of a tensor: whole ranges, BLOCK weights or one range.
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from pvq_ref import compress, decompress, dequantize, groups, load, quantize
 from pvq_ref.container import Reader
 from pvq_ref.errors import DomainError, IntegrityError, PayloadError
-from pvq_ref.groups import row_blocks
+from pvq_ref.groups import even_rows, row_blocks, rows_per_range
 from pvq_ref.memory import DEFAULT_MEMORY, FIXED, PER_WEIGHT, Limits, memory_size
 from pvq_ref.parsing import parse
 from pvq_ref.stored import decoded
@@ -208,3 +208,18 @@ def test_memory_keeps_to_the_limit(large, tmp_path, command):
     ref = {"compress": large / "c", "decompress": large / "d"}.get(command)
     if ref is not None:
         assert entries_of(paths[1]) == entries_of(ref)
+
+
+@given(st.integers(1, 100_000), st.integers(1, 100_000))
+def test_four_threads_end_together(rows, cols):
+    step, most = even_rows(rows, cols), rows_per_range(cols)
+    assert step % 8 == 0
+    assert 8 <= step <= most
+    busiest = -(-rows // step // 4) * step  # rows of the thread that has most of the ranges
+    rounds = -(-rows // (4 * most))
+    assert busiest <= rows / 4 + 8 * rounds  # each range is rounded up to eight rows
+
+
+def test_ranges_of_real_shapes():
+    cut = [(576, 576, 144), (192, 576, 48), (1536, 576, 192), (576, 1536, 72)]
+    assert [even_rows(rows, cols) for rows, cols, _ in cut] == [step for _, _, step in cut]
