@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pvq_ref.cuda.device import DeviceArray, Kernel, View, processors
-from pvq_ref.cuda.expanding import expand_rows
+from pvq_ref.cuda.device import DeviceArray, Kernel, processors
+from pvq_ref.cuda.expanding import expansions
 from pvq_ref.cuda.finish_kernels import narrow, place_rows
 from pvq_ref.cuda.intrinsics import SIMULATED
 from pvq_ref.cuda.tensor import DeviceTensor
@@ -68,35 +68,60 @@ def _place_kernel(target: str) -> Kernel:
     return Kernel(place_rows, ("float32", "float32", "float32", target, *5 * "u"), 256)
 
 
-def multiply(
-    found: tuple[Any, Any], t: DeviceTensor, x: View, x_steps: tuple[int, int], batch: int,
-    out: Any, steps: tuple[int, int], target: str, stream: int,
-) -> None:  # fmt: skip
-    """Write W x to out. R x is divided by its largest magnitude, so that it is in range."""
-    from pvq_ref.cuda.products import padded, rotation_kernel
+class DensePlan:
+    """The launches of one product of many columns, with memory of their own.
 
-    words = padded(t.cols)
-    rotated = DeviceArray((batch, t.cols), np.float32, stream)
-    largest = DeviceArray(batch, np.float32, stream)
-    scratch = DeviceArray(batch * words, np.float32, stream)
-    halved = DeviceArray((batch, t.cols), np.float16, stream)
-    r = t.rotation
-    rotation_kernel(True, words, (x.dtype.name, "float32"), r.single).bind(
-        (x, x_steps[1], x_steps[0], r.signs, r.segments, r.factors, r.bases, scratch, rotated,
-         t.cols, largest, r.count, words),
-        batch,
-    )(stream)  # fmt: skip
-    grid = 8 * processors()
-    _narrow_kernel().bind((rotated, largest, halved, batch, t.cols), grid)(stream)
-    most = min(t.rows, max(256, TILE // t.cols // 32 * 32))
-    weights = DeviceArray((most, t.cols), np.float16, stream)
-    products = DeviceArray((batch, most), np.float32, stream)
-    for first in range(0, t.rows, most):
-        rows = min(most, t.rows - first)
-        expand_rows(t, weights, first, rows, unit_norms=True, stream=stream)
-        gemm(
-            found, weights.pointer, halved.pointer, products.pointer, rows, t.cols, batch, stream
-        )
-        _place_kernel(target).bind(
-            (products, t.norms, largest, out, *steps, first, rows, batch), grid
-        )(stream)
+    R x is divided by its largest magnitude and W' by its row norms, so that both are in range.
+    """
+
+    def __init__(self, t: DeviceTensor, batch: int, source: str, target: str, stream: int) -> None:
+        from pvq_ref.cuda.products import padded, rotation_kernel
+
+        found = library()
+        assert found is not None
+        self._library, self._batch, self._cols = found, batch, t.cols
+        words = padded(t.cols)
+        largest = DeviceArray(batch, np.float32, stream)
+        rotated = DeviceArray((batch, t.cols), np.float32, stream)
+        scratch = DeviceArray(batch * words, np.float32, stream)
+        self._x = DeviceArray((batch, t.cols), np.float16, stream)
+        r = t.rotation
+        self._rotate = rotation_kernel(True, words, (source, "float32"), r.single).bind(
+            (0, 0, 0, r.signs, r.segments, r.factors, r.bases, scratch, rotated, t.cols, largest,
+             r.count, words),
+            batch,
+        )  # fmt: skip
+        grid = 8 * processors()
+        self._narrow = _narrow_kernel().bind((rotated, largest, self._x, batch, t.cols), grid)
+        most = min(t.rows, max(256, TILE // t.cols // 32 * 32))
+        self._weights = DeviceArray((most, t.cols), np.float16, stream)
+        self._products = DeviceArray((batch, most), np.float32, stream)
+        self._tiles = []
+        for first in range(0, t.rows, most):
+            rows = min(most, t.rows - first)
+            place = _place_kernel(target).bind(
+                (self._products, t.norms, largest, 0, 0, 0, first, rows, batch), grid
+            )
+            expand = expansions(t, self._weights, first, rows, unit_norms=True)
+            self._tiles.append((rows, expand, place))
+        self._lock = Lock()
+
+    def __call__(
+        self, x: Any, x_steps: tuple[int, int], out: Any, out_steps: tuple[int, int], stream: int
+    ) -> None:
+        """Multiply; see `products.Plan`."""
+        with self._lock:
+            for place, value in enumerate((x, x_steps[1], x_steps[0])):
+                self._rotate.set(place, value)
+            self._rotate(stream)
+            self._narrow(stream)
+            for rows, expand, store in self._tiles:
+                for launch in expand:
+                    launch(stream)
+                gemm(
+                    self._library, self._weights.pointer, self._x.pointer, self._products.pointer,
+                    rows, self._cols, self._batch, stream,
+                )  # fmt: skip
+                for place, value in zip((3, 4, 5), (out, *out_steps), strict=True):
+                    store.set(place, value)
+                store(stream)

@@ -295,7 +295,7 @@ def ptx(
     ]
     text, _ = cuda.compile(
         function, types.void(*kinds), cc=capability, output="ptx", device=False, abi="numba",
-        fastmath=True, launch_bounds=threads,
+        fastmath=True, launch_bounds=(threads, 1),  # so that registers aren't saved for a second block
     )  # fmt: skip
     return str(text)
 

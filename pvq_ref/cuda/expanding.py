@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pvq_ref.cuda.coding import Image, Layout
-from pvq_ref.cuda.device import DeviceArray, Kernel, processors, shared_words, stream_number, use
+from pvq_ref.cuda.device import DeviceArray, Kernel, Launch, processors, shared_words, stream_number, use
 from pvq_ref.cuda.expand_kernels import make_expand, make_expand_odd
 from pvq_ref.cuda.general_kernels import make_general_expand
 from pvq_ref.cuda.intrinsics import SIMULATED
@@ -46,36 +46,55 @@ def _ones(rows: int) -> DeviceArray:
     return DeviceArray.of(np.ones(rows, np.float32))
 
 
-def expand_rows(
-    t: DeviceTensor, out: DeviceArray, first: int, rows: int, *, unit_norms: bool, stream: int
-) -> None:
-    """Write rows of W', or their integers if out is int32, to out; unit_norms leaves norms out."""
+def expansions(
+    t: DeviceTensor, out: DeviceArray, first: int, rows: int, *, unit_norms: bool
+) -> list[Launch]:
+    """Return the launches that write rows of W', or their integers if out is int32, to out.
+
+    first is a multiple of 32; unit_norms leaves norms out.
+    """
     target = out.dtype.name
     norms = _ones(t.rows) if unit_norms else t.norms
+    launches = []
     if t.tree:
         tree = t.tree
         image = tree.image
         places = (image.eight, image.sixteen, image.top, image.levels)
         blocks = min(processors(), -(-rows * tree.groups // _THREADS))
-        _expand_kernel(tree.layout, places, image.size, target, t.cols % 8 == 0).bind(
-            (tree.planes, tree.halves, tree.bytes, tree.tables, norms, out, first, rows,
-             tree.groups, -(-t.rows // 32) * 32 * tree.groups, t.cols),
-            blocks,
-        )(stream)  # fmt: skip
+        launches.append(
+            _expand_kernel(tree.layout, places, image.size, target, t.cols % 8 == 0).bind(
+                (tree.planes, tree.halves, tree.bytes, tree.tables, norms, out, first, rows,
+                 tree.groups, -(-t.rows // 32) * 32 * tree.groups, t.cols),
+                blocks,
+            )
+        )  # fmt: skip
         begin, stop = int(tree.odd_starts[first]), int(tree.odd_starts[first + rows])
         if stop > begin:
             kernel = _odd_kernel(tree.layout.tree.n, target)
-            kernel.bind(
-                (tree.odd, tree.odd_rows, tree.levels, norms, out, begin, stop, first, t.cols),
-                -(-(stop - begin) // (32 if SIMULATED else 128)),
-            )(stream)
+            launches.append(
+                kernel.bind(
+                    (tree.odd, tree.odd_rows, tree.levels, norms, out, begin, stop, first, t.cols),
+                    -(-(stop - begin) // (32 if SIMULATED else 128)),
+                )
+            )
     for part in t.general:
         blocks = max(1, min(16 * processors(), -(-rows * part.groups // 128)))
-        _general_kernel(part.n, part.k, part.words, target).bind(
-            (part.planes, part.fields, part.levels, part.counts, norms, out, first, rows, t.rows,
-             part.groups, part.first_column, t.cols),
-            blocks,
-        )(stream)  # fmt: skip
+        launches.append(
+            _general_kernel(part.n, part.k, part.words, target).bind(
+                (part.planes, part.fields, part.levels, part.counts, norms, out, first, rows,
+                 t.rows, part.groups, part.first_column, t.cols),
+                blocks,
+            )
+        )  # fmt: skip
+    return launches
+
+
+def expand_rows(
+    t: DeviceTensor, out: DeviceArray, first: int, rows: int, *, unit_norms: bool, stream: int
+) -> None:
+    """Start the launches of `expansions`."""
+    for launch in expansions(t, out, first, rows, unit_norms=unit_norms):
+        launch(stream)
 
 
 def unrank(t: DeviceTensor, *, stream: Any = None) -> DeviceArray:

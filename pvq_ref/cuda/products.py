@@ -228,15 +228,15 @@ def matmul(t: DeviceTensor, x: Any, out: Any = None, stream: Any = None) -> Any:
     x_steps = _steps(view, columns)
     done = 0
     most = SIZES[-1]
-    if batch > most and (library := dense.library()) is not None:
-        dense.multiply(library, t, view, x_steps, batch, address, steps, target, number)
-        return out
+    if batch > most and dense.library() is not None:
+        most = batch
     while done < batch:
         count = min(most, batch - done)
         key = (count, view.dtype.name, target, number)
         plan = t.plans.get(key)
         if plan is None:
-            plan = t.plans[key] = Plan(t, *key)
+            made = Plan if count <= SIZES[-1] else dense.DensePlan
+            plan = t.plans[key] = made(t, *key)
         plan(
             view.at(done * x_steps[1]), x_steps, address.at(done * steps[1]), steps, number
         )
