@@ -137,7 +137,7 @@ def dequantize(
         expand_rows(t, held, first, rows, unit_norms=False, stream=number)
         rotation_kernel(False, words, (_F, dtype.name), r.single).bind(
             (held, t.cols, 1, r.signs, r.segments, r.factors, r.transposed, scratch,
-             out.at(first * t.cols), t.cols, scratch, r.count, words),
+             out.at(first * t.cols), t.cols, scratch, r.count, words, 0, 0),
             rows,
         )(number)  # fmt: skip
     return out

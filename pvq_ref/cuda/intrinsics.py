@@ -145,6 +145,8 @@ else:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             word = ir.IntType(32)
             data, place, values = args
+            if isinstance(signature.args[0], types.Array):
+                data = context.make_array(signature.args[0])(context, builder, data).data
             vector = ir.VectorType(word, 4)
             pointer = builder.bitcast(data, ir.PointerType(vector, data.type.addrspace))
             held = ir.Constant(vector, ir.Undefined)
@@ -153,7 +155,8 @@ else:
             builder.store(held, builder.gep(pointer, [place]), align=16)
             return context.get_dummy_value()
 
-        return types.void(array, types.uint64, types.UniTuple(u32, 4)), generate
+        index = types.uint32 if isinstance(array, types.Array) else types.uint64
+        return types.void(array, index, types.UniTuple(u32, 4)), generate
 
     def _order(text: str) -> Any:
         """Return the code generator of an instruction that memory accesses aren't moved across."""

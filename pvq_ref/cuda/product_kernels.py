@@ -15,6 +15,7 @@ from pvq_ref.cuda.intrinsics import (
     four,
     funnel_left,
     nearest,
+    put_four,
     rsqrt,
     shift_left,
     shift_right,
@@ -25,6 +26,19 @@ from pvq_ref.cuda.intrinsics import (
 u8, u32, u64 = numba.uint8, numba.uint32, numba.uint64
 i32, f32 = numba.int32, numba.float32
 LARGEST = 32639  # of 16-bit activations: two signed bytes, the high one up to 127
+
+
+@device
+def quantize(x, start, up):
+    """Return words of the high and low bytes of four activations in 16-bit fixed point."""
+    high, low = u32(0), u32(0)
+    for j in range(4):
+        value = nearest(x[start + u64(j)] * up)
+        upper = i32(i32(value + i32(128)) >> i32(8))
+        lower = i32(value - i32(upper * i32(256)))
+        high = u32(high | u32(u32(upper & i32(255)) << u32(8 * j)))
+        low = u32(low | u32(u32(lower & i32(255)) << u32(8 * j)))
+    return high, low
 
 
 @device
@@ -137,16 +151,24 @@ def make_decoder(
 
 
 @device
-def quantize(x, start, up):
-    """Return words of the high and low bytes of four activations in 16-bit fixed point."""
-    high, low = u32(0), u32(0)
-    for j in range(4):
-        value = nearest(x[add(start, u32(j))] * up)
-        upper = i32(i32(value + i32(128)) >> i32(8))
-        lower = i32(value - i32(upper * i32(256)))
-        high = u32(high | u32(u32(upper & i32(255)) << u32(8 * j)))
-        low = u32(low | u32(u32(lower & i32(255)) << u32(8 * j)))
-    return high, low
+def copy_fours(source, target, begin, size, at):
+    """Copy words four at a time to target[at:], from source[begin:]; all are multiples of four."""
+    i, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
+    fours, start, place = u32(size >> u32(2)), u32(begin >> u32(2)), u32(at >> u32(2))
+    far = u32(threads * u32(3))
+    while add(i, far) < fours:  # four loads are on their way at once
+        a = four(source, add(start, i))
+        b = four(source, add(start, add(i, threads)))
+        c = four(source, add(start, add(i, u32(threads * u32(2)))))
+        d = four(source, add(start, add(i, far)))
+        put_four(target, add(place, i), a)
+        put_four(target, add(place, add(i, threads)), b)
+        put_four(target, add(place, add(i, u32(threads * u32(2)))), c)
+        put_four(target, add(place, add(i, far)), d)
+        i = add(i, u32(threads * u32(4)))
+    while i < fours:
+        put_four(target, add(place, i), four(source, add(start, i)))
+        i = add(i, threads)
 
 
 def make_product(
@@ -165,6 +187,7 @@ def make_product(
     field, decode = make_decoder(layout, image, together)
     levels, size = u32(image.levels), image.size
     words_out, words_in = together * four_bytes, 4 * together
+    nothing = 1 << layout.gain_bits
 
     @device
     def read(planes, halves, bytes_, all_groups, base, group, last, words):
@@ -181,9 +204,9 @@ def make_product(
             for w in range(four_bytes):
                 word = words[r * four_bytes + w]
                 square = dp4a(word, word, square)
-            level = floats[add(levels, field(held, r))]
-            is_there = add(group, u32(r)) < stop
-            scales[r] = level * rsqrt(f32(square)) if is_there else f32(0)
+            # A level of zero for what is beyond the end.
+            place = field(held, r) if add(group, u32(r)) < stop else u32(nothing)
+            scales[r] = floats[add(levels, place)] * rsqrt(f32(square))
 
     @device
     def multiply(words, scales, tables, group, last, held, total):
@@ -207,17 +230,14 @@ def make_product(
                 total[b] += scales[r] * f32(value)
 
     def product(
-        planes, halves, bytes_, tables_in, odd_first, odd, norms, x, largest, out, out_row,
-        out_column, rows, groups, tile_groups, slices, row_blocks, columns, cols,
+        planes, halves, bytes_, tables_in, odd_first, odd, norms, packed, largest, out, out_row,
+        out_column, rows, groups, tile_groups, slices, row_blocks, columns, packed_step,
     ):  # fmt: skip
         tables = cuda.shared.array(0, numba.uint32)
         pairs = cuda.shared.array(0, numba.uint64)
         floats = cuda.shared.array(0, numba.float32)
         thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
-        i = thread
-        while i < u32(size):
-            tables[i] = tables_in[i]
-            i = add(i, threads)
+        copy_fours(tables_in, tables, u32(0), u32(size), u32(0))
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
         slice_, block = u32(warp % slices), u32(warp // slices)
         row_block = add(u32(u32(cuda.blockIdx.x) * row_blocks), block)
@@ -240,16 +260,9 @@ def make_product(
             held = min(tile_groups, sub(groups, begin))
             cuda.syncthreads()
             plane = u32(held * u32(four_bytes))
-            for b in range(batch):
-                up = f32(LARGEST) / largest[b] if largest[b] > f32(0) else f32(0)
-                start = add(u32(u32(b) * cols), u32(begin * u32(n)))
-                i = thread
-                while i < plane:
-                    place = add(u32(size), add(u32(u32(2 * b) * plane), i))
-                    tables[place], tables[add(place, plane)] = quantize(
-                        x, add(start, u32(i * u32(4))), up
-                    )
-                    i = add(i, threads)
+            for p in range(2 * batch):
+                start = add(u32(u32(p) * packed_step), u32(begin * u32(four_bytes)))
+                copy_fours(packed, tables, start, plane, add(u32(size), u32(u32(p) * plane)))
             cuda.syncthreads()
             share = u32(u32(add(held, sub(slices, u32(1)))) // slices)
             group = u32(slice_ * share)
@@ -280,54 +293,59 @@ def make_product(
                         scales[r] = next_scales[r]
                     group = following
             begin = add(begin, tile_groups)
-        if is_used and row < rows:
-            one = add(odd_first[row], slice_)
-            while one < odd_first[add(row, u32(1))]:
-                start = u32(one * u32(1 + four_bytes))
-                group = u32(odd[start] & u32(0xFFFFFF))
-                square = i32(0)
-                for w in range(four_bytes):
-                    word = odd[add(start, u32(1 + w))]
-                    square = dp4a(word, word, square)
-                level = floats[add(levels, u32(odd[start] >> u32(24)))]
-                factor = level * rsqrt(f32(square))
-                for b in range(batch):
-                    up = f32(LARGEST) / largest[b] if largest[b] > f32(0) else f32(0)
-                    at = add(u32(u32(b) * cols), u32(group * u32(n)))
-                    high, low = i32(0), i32(0)
+        # What follows stands where activations were: sums of warps (slice, row of the block), then
+        # products of groups without a code, a thread each.
+        held_rows = u32(row_blocks << u32(5))
+        first_row = u32(u32(cuda.blockIdx.x) * held_rows)
+        last_row = min(add(first_row, held_rows), rows)
+        odd_begin, odd_end = odd_first[first_row], odd_first[last_row]
+        at = add(first_row, thread)
+        is_mine = thread < held_rows and at < rows
+        mine_begin, mine_end = u32(0), u32(0)
+        if is_mine:
+            mine_begin, mine_end = odd_first[at], odd_first[add(at, u32(1))]
+        values = add(u32(size), threads)
+        for b in range(batch):
+            cuda.syncthreads()
+            if block < row_blocks:
+                place = add(u32(slice_ * held_rows), add(u32(block << u32(5)), lane))
+                floats[add(u32(size), place)] = total[b]
+            cuda.syncthreads()
+            value = f32(0)
+            if is_mine:
+                for s in range(slices):
+                    value += floats[add(u32(size), add(u32(u32(s) * held_rows), thread))]
+            begin = odd_begin
+            while begin < odd_end:
+                one = add(begin, thread)
+                if one < odd_end:
+                    start = u32(one * u32(1 + four_bytes))
+                    place = add(
+                        u32(u32(2 * b) * packed_step),
+                        u32(u32(odd[start] & u32(0xFFFFFF)) * u32(four_bytes)),
+                    )
+                    square, high, low = i32(0), i32(0), i32(0)
                     for w in range(four_bytes):
                         word = odd[add(start, u32(1 + w))]
-                        upper, lower = quantize(x, add(at, u32(4 * w)), up)
-                        high = dp4a(word, upper, high)
-                        low = dp4a(word, lower, low)
-                    value = i32(i32(high * i32(256)) + low)
-                    total[b] += factor * f32(value)
-                one = add(one, slices)
-        cuda.syncthreads()
-        # Sums stand where activations were: (slice, batch, row of the block).
-        held_rows = u32(row_blocks << u32(5))
-        if block < row_blocks:
-            for b in range(batch):
-                place = add(
-                    u32(add(u32(slice_ * u32(batch)), u32(b)) * held_rows),
-                    add(u32(block << u32(5)), lane),
-                )
-                floats[add(u32(size), place)] = total[b]
-        cuda.syncthreads()
-        i = thread
-        while i < u32(held_rows * columns):
-            b, inside = u32(i // held_rows), u32(i % held_rows)
-            at = add(u32(u32(cuda.blockIdx.x) * held_rows), inside)
-            if at < rows:
-                value = f32(0)
-                for s in range(slices):
-                    place = add(u32(add(u32(u32(s) * u32(batch)), b) * held_rows), inside)
-                    value += floats[add(u32(size), place)]
+                        square = dp4a(word, word, square)
+                        high = dp4a(word, packed[add(place, u32(w))], high)
+                        low = dp4a(word, packed[add(add(place, u32(w)), packed_step)], low)
+                    level = floats[add(levels, u32(odd[start] >> u32(24)))]
+                    product_ = i32(i32(high * i32(256)) + low)
+                    floats[add(values, thread)] = level * rsqrt(f32(square)) * f32(product_)
+                cuda.syncthreads()
+                if is_mine:
+                    one = max(mine_begin, begin)
+                    while one < min(mine_end, add(begin, threads)):
+                        value += floats[add(values, sub(one, begin))]
+                        one = add(one, u32(1))
+                cuda.syncthreads()
+                begin = add(begin, threads)
+            if is_mine and u32(b) < columns:
                 if direct:
                     value = value * (norms[at] * (largest[b] / f32(LARGEST)))
                     out[u64(at) * u64(out_row) + u64(b) * u64(out_column)] = value
                 else:
                     out[u64(b) * u64(rows) + u64(at)] = value
-            i = add(i, threads)
 
     return product

@@ -34,7 +34,7 @@ from pvq_ref.errors import DTypeError, ShapeError
 SIZES = (1, 2, 4, 8, 16)  # columns of the kernels
 _U, _F, _WORDS = "u", "float32", "uint32"
 _PRODUCT = (
-    _WORDS, "uint16", "uint8", _WORDS, _WORDS, _WORDS, _F, _F, _F, _F, *9 * _U
+    _WORDS, "uint16", "uint8", _WORDS, _WORDS, _WORDS, _F, _WORDS, _F, _F, *9 * _U
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def rotation_kernel(
     """Return the kernel that rotates rows of a type into another; words are those of a padded row."""
     in_shared = words <= shared_words() - 1024
     arguments = (
-        types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U
+        types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U, _WORDS, _U
     )  # fmt: skip
     function = make_rotation(forward, in_shared, single, forward and can_overlap())
     return Kernel(function, arguments, THREADS, words if in_shared else 0)
@@ -54,6 +54,11 @@ def rotation_kernel(
 def padded(cols: int) -> int:
     """Return the words of a row in the rotation's kernel, at least one for each thread."""
     return max(cols + cols // 32 + 1, THREADS)
+
+
+def packed_words(t: DeviceTensor) -> int:
+    """Return the words of a plane of activations: four columns each, of the groups with codes."""
+    return t.tree.groups * t.tree.layout.tree.n // 4 if t.tree else 0
 
 
 def shape_of(n: int, batch: int) -> tuple[int, int]:
@@ -92,7 +97,9 @@ class Plan:
         size = next(size for size in SIZES if size >= batch)
         self.x = DeviceArray((size, t.cols), np.float32, stream)
         self.largest = DeviceArray(size, np.float32, stream)
+        self.packed = DeviceArray((size, 2, max(1, packed_words(t))), np.uint32, stream)
         self.x.clear(stream)
+        self.packed.clear(stream)
         self.largest.clear(stream)
         words = padded(t.cols)
         kernel = rotation_kernel(True, words, (source, _F), t.rotation.single)
@@ -102,7 +109,7 @@ class Plan:
         r = t.rotation
         self._rotate = kernel.bind(
             (0, 0, 0, r.signs, r.segments, r.factors, r.bases, self._scratch, self.x, t.cols,
-             self.largest, r.count, words),
+             self.largest, r.count, words, self.packed, packed_words(t)),
             batch,
         )  # fmt: skip
         slots = int(t.tree is not None) + len(t.general)
@@ -138,7 +145,7 @@ class Plan:
         left = shared_words() - 256 - image.size
         most = max(1, left // (2 * size * n // 4))
         tile = -(-tree.groups // -(-tree.groups // most))  # equal tiles, as few as fit
-        held = max(2 * size * tile * n // 4, threads * size)
+        held = max(2 * size * tile * n // 4, 2 * threads)
         places = (image.eight, image.sixteen, image.top, image.levels)
         kernel = _product_kernel(
             tree.layout, places, image.size, size, self._direct, held,
@@ -147,8 +154,8 @@ class Plan:
         out: Any = 0 if self._direct else self._parts
         arguments = (
             tree.planes, tree.halves, tree.bytes, tree.tables, tree.odd_first, tree.odd, t.norms,
-            self.x, self.largest, out, 0, 0, t.rows, tree.groups, tile, slices, row_blocks, batch,
-            t.cols,
+            self.packed, self.largest, out, 0, 0, t.rows, tree.groups, tile, slices, row_blocks,
+            batch, packed_words(t),
         )  # fmt: skip
         return kernel.bind(arguments, blocks, overlap=can_overlap())
 

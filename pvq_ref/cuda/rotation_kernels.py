@@ -10,6 +10,7 @@ import numba
 from numba import cuda
 
 from pvq_ref.cuda.intrinsics import SIMULATED, add, device, let_next_start
+from pvq_ref.cuda.product_kernels import LARGEST, quantize
 
 u32, u64, f32 = numba.uint32, numba.uint64, numba.float32
 THREADS = 32 if SIMULATED else 1024
@@ -104,9 +105,10 @@ def make_rotation(
     that loops have constant bounds. overlap lets the next kernel start its preparations.
 
     rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
-    largest, segments, padded columns): a segment is five numbers, first column, columns, length of
+    largest, segments, padded columns, packed, its step): a segment is five numbers, first column, columns, length of
     a run, order of the base, where the base begins in `bases`. largest gets the greatest magnitude of
-    each row of out.
+    each row of out,
+    and packed two planes of its fixed-point words, each `its step` words long.
     """
 
     if single is not None:
@@ -115,7 +117,7 @@ def make_rotation(
 
     def rotate(
         x, x_row, x_column, signs, segments, factors, bases, scratch, out, out_row, largest, count,
-        padded,
+        padded, packed, packed_step,
     ):  # fmt: skip
         row = u64(cuda.blockIdx.x)
         if overlap:
@@ -183,5 +185,14 @@ def make_rotation(
             most = block_max(most, peak)
             if thread == u32(0):
                 largest[cuda.blockIdx.x] = most
+            # The block's own rows of out are visible to it after the barriers of block_max.
+            up = f32(LARGEST) / most if most > f32(0) else f32(0)
+            first = u64(cuda.blockIdx.x) * u64(2) * u64(packed_step)
+            i = thread
+            while i < packed_step:
+                high, low = quantize(out, target + u64(i) * u64(4), up)
+                packed[first + u64(i)] = high
+                packed[first + u64(packed_step) + u64(i)] = low
+                i = add(i, threads)
 
     return rotate

@@ -25,6 +25,7 @@ from pvq_ref.tensor import PVQTensor, check_fields
 TUNED = (16, 32)  # group sizes of the tree code
 MOST_ODD = 1 / 16  # part of the groups that may be without a code
 RESERVED = 5120  # words of shared memory left for activations
+GUESSES = (6, 7)  # bits of a look-up: fewer meet more often in one bank, more waste less of a code
 MOST_PULSES = tuple(range(15, 9, -1))  # of a block of four: the table of blocks takes 2/3 a^4 words
 
 
@@ -140,12 +141,17 @@ def _layout(t: PVQTensor, part: Part) -> Layout | None:
     if part.n not in TUNED or part.per_row >= 1 << 24:
         return None
     for most in MOST_PULSES:
-        tree = Tree(part.n, part.k, min(most, part.k))
-        if tree.width(part.n, part.k) is None:
-            continue
-        layout = Layout(tree, t.allotment.gain_bits)
-        if layout.fits and image(layout, t.levels[0]).size + RESERVED <= shared_words():
-            return layout
+        trees = (Tree(part.n, part.k, min(most, part.k), guess) for guess in GUESSES)
+        layouts = [
+            Layout(tree, t.allotment.gain_bits)
+            for tree in trees
+            if tree.width(part.n, part.k) is not None
+        ]
+        layouts = [one for one in layouts if one.fits]
+        if layouts:
+            layout = min(layouts, key=lambda one: (one.bits, one.tree.guess))
+            if image(layout, t.levels[0]).size + RESERVED <= shared_words():
+                return layout
     return None
 
 
