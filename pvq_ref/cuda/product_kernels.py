@@ -174,60 +174,59 @@ def copy_fours(source, target, begin, size, at):
 def make_product(
     layout: Layout, image: Image, batch: int, together: int, direct: bool, overlap: bool
 ) -> Callable[..., None]:
-    """Return the kernel that multiplies `batch` columns, `together` groups at a time.
+    """Return the kernel that multiplies `batch` columns.
 
-    A lane has a row, so that all lanes of a warp read the same activations. A block has
-    `row_blocks` times 32 rows, and `slices` warps for each of these, which share out the groups of
-    a row; their sums are added in order at the end. Activations go through shared memory a
-    tile of groups at a time. Either the product is written, or (not direct) the sums, (batch, rows), for
-    `finish`.
+    A lane has `together` rows, 32 apart, so that a warp reads activations once for all of them. A
+    block has `row_blocks` times 32 · together rows, and `slices` warps for each of these, which
+    share out the groups of a row; their sums are added in order at the end. Activations go
+    through shared memory a tile of groups at a time. While groups are multiplied, the next ones are
+    looked up, and the words after them are on their way. Either the product is written, or (not
+    direct) the sums, (batch, rows), for `finish`.
     """
     n, four_bytes, quarters = layout.tree.n, layout.tree.n // 4, layout.tree.n // 16
     whole, has_half, has_byte = layout.shape
     field, decode = make_decoder(layout, image, together)
     levels, size = u32(image.levels), image.size
-    words_out, words_in = together * four_bytes, 4 * together
-    nothing = 1 << layout.gain_bits
+    words_out, words_in, sums = together * four_bytes, 4 * together, together * batch
 
     @device
-    def read(planes, halves, bytes_, all_groups, base, group, last, words):
+    def read(planes, halves, bytes_, all_groups, bases, group, words):
         for r in range(together):
-            at = add(base, u32(min(add(group, u32(r)), last) << u32(5)))
+            at = add(bases[r], u32(group << u32(5)))
             words[4 * r], words[4 * r + 1], words[4 * r + 2], words[4 * r + 3] = load(
                 planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
             )
 
     @device
-    def scale(words, held, floats, group, stop, scales):
+    def scale(words, held, floats, scales):
         for r in range(together):
             square = i32(0)
             for w in range(four_bytes):
                 word = words[r * four_bytes + w]
                 square = dp4a(word, word, square)
-            # A level of zero for what is beyond the end.
-            place = field(held, r) if add(group, u32(r)) < stop else u32(nothing)
-            scales[r] = floats[add(levels, place)] * rsqrt(f32(square))
+            scales[r] = floats[add(levels, field(held, r))] * rsqrt(f32(square))
 
     @device
-    def multiply(words, scales, tables, group, last, held, total):
+    def multiply(words, scales, tables, group, held, total):
         for b in range(batch):
+            high = cuda.local.array(together, numba.int32)
+            low = cuda.local.array(together, numba.int32)
             for r in range(together):
-                place = add(
-                    u32(size // 4),
-                    u32(
-                        add(u32(u32(2 * b) * held), min(add(group, u32(r)), last)) * u32(quarters)
-                    ),
-                )
-                high, low = i32(0), i32(0)
-                for q in range(quarters):
-                    a = four(tables, add(place, u32(q)))
-                    c = four(tables, add(add(place, u32(q)), u32(held * u32(quarters))))
+                high[r], low[r] = i32(0), i32(0)
+            place = add(
+                u32(size // 4), u32(add(u32(u32(2 * b) * held), group) * u32(quarters))
+            )
+            for q in range(quarters):
+                a = four(tables, add(place, u32(q)))
+                c = four(tables, add(add(place, u32(q)), u32(held * u32(quarters))))
+                for r in range(together):
                     for w in range(4):
                         word = words[r * four_bytes + 4 * q + w]
-                        high = dp4a(word, a[w], high)
-                        low = dp4a(word, c[w], low)
-                value = i32(i32(high * i32(256)) + low)
-                total[b] += scales[r] * f32(value)
+                        high[r] = dp4a(word, a[w], high[r])
+                        low[r] = dp4a(word, c[w], low[r])
+            for r in range(together):
+                value = i32(i32(high[r] * i32(256)) + low[r])
+                total[r * batch + b] += scales[r] * f32(value)
 
     def product(
         planes, halves, bytes_, tables_in, odd_first, odd, norms, packed, largest, out, out_row,
@@ -240,19 +239,20 @@ def make_product(
         copy_fours(tables_in, tables, u32(0), u32(size), u32(0))
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
         slice_, block = u32(warp % slices), u32(warp // slices)
-        row_block = add(u32(u32(cuda.blockIdx.x) * row_blocks), block)
-        row = add(u32(row_block << u32(5)), lane)
+        row_block = u32(add(u32(u32(cuda.blockIdx.x) * row_blocks), block) * u32(together))
         is_used = block < row_blocks and u32(row_block << u32(5)) < rows
-        all_groups = u32(u32(u32(rows + u32(31)) >> u32(5)) * u32(groups * u32(32)))
-        total = cuda.local.array(batch, numba.float32)
-        for b in range(batch):
-            total[b] = f32(0)
+        last_block = u32(sub(rows, u32(1)) >> u32(5))
+        all_groups = u32(add(last_block, u32(1)) * u32(groups * u32(32)))
+        total = cuda.local.array(sums, numba.float32)
+        for s in range(sums):
+            total[s] = f32(0)
         now = cuda.local.array(words_out, numba.uint32)
         then = cuda.local.array(words_out, numba.uint32)
         held_words = cuda.local.array(words_in, numba.uint32)
         coming = cuda.local.array(words_in, numba.uint32)
         scales = cuda.local.array(together, numba.float32)
         next_scales = cuda.local.array(together, numba.float32)
+        bases = cuda.local.array(together, numba.uint32)
         if overlap:
             wait_for_last()
         begin = u32(0)
@@ -269,33 +269,31 @@ def make_product(
             stop = min(add(group, share), held)
             if is_used and group < stop:
                 last = sub(stop, u32(1))
-                base = add(u32(add(u32(row_block * groups), begin) << u32(5)), lane)
-                read(planes, halves, bytes_, all_groups, base, group, last, held_words)
-                read(
-                    planes, halves, bytes_, all_groups, base, add(group, u32(together)), last, coming
-                )
+                for r in range(together):
+                    at = min(add(row_block, u32(r)), last_block)
+                    bases[r] = add(u32(add(u32(at * groups), begin) << u32(5)), lane)
+                read(planes, halves, bytes_, all_groups, bases, group, held_words)
+                following = min(add(group, u32(1)), last)
+                read(planes, halves, bytes_, all_groups, bases, following, coming)
                 decode(held_words, tables, pairs, now)
-                scale(now, held_words, floats, group, stop, scales)
+                scale(now, held_words, floats, scales)
                 while group < stop:
-                    following = add(group, u32(together))
                     for w in range(words_in):
                         held_words[w] = coming[w]
-                    read(
-                        planes, halves, bytes_, all_groups, base, add(following, u32(together)),
-                        last, coming,
-                    )  # fmt: skip
+                    following = min(add(group, u32(2)), last)
+                    read(planes, halves, bytes_, all_groups, bases, following, coming)
                     decode(held_words, tables, pairs, then)
-                    multiply(now, scales, tables, group, last, held, total)
-                    scale(then, held_words, floats, following, stop, next_scales)
+                    multiply(now, scales, tables, group, held, total)
+                    scale(then, held_words, floats, next_scales)
                     for w in range(words_out):
                         now[w] = then[w]
                     for r in range(together):
                         scales[r] = next_scales[r]
-                    group = following
+                    group = add(group, u32(1))
             begin = add(begin, tile_groups)
         # What follows stands where activations were: sums of warps (slice, row of the block), then
         # products of groups without a code, a thread each.
-        held_rows = u32(row_blocks << u32(5))
+        held_rows = u32(row_blocks * u32(32 * together))
         first_row = u32(u32(cuda.blockIdx.x) * held_rows)
         last_row = min(add(first_row, held_rows), rows)
         odd_begin, odd_end = odd_first[first_row], odd_first[last_row]
@@ -304,12 +302,13 @@ def make_product(
         mine_begin, mine_end = u32(0), u32(0)
         if is_mine:
             mine_begin, mine_end = odd_first[at], odd_first[add(at, u32(1))]
-        values = add(u32(size), threads)
+        values = add(u32(size), u32(slices * held_rows))
         for b in range(batch):
             cuda.syncthreads()
             if block < row_blocks:
-                place = add(u32(slice_ * held_rows), add(u32(block << u32(5)), lane))
-                floats[add(u32(size), place)] = total[b]
+                place = add(u32(slice_ * held_rows), add(u32(block * u32(32 * together)), lane))
+                for r in range(together):
+                    floats[add(add(u32(size), place), u32(32 * r))] = total[r * batch + b]
             cuda.syncthreads()
             value = f32(0)
             if is_mine:

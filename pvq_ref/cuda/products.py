@@ -40,14 +40,18 @@ _PRODUCT = (
 
 @lru_cache(64)
 def rotation_kernel(
-    forward: bool, words: int, types: tuple[str, str], single: tuple[int, int, int] | None
+    forward: bool,
+    words: int,
+    types: tuple[str, str],
+    single: tuple[int, int, int] | None,
+    keep: bool = True,
 ) -> Kernel:
     """Return the kernel that rotates rows of a type into another; words are those of a padded row."""
     in_shared = words <= shared_words() - 1024
     arguments = (
         types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U, _WORDS, _U
     )  # fmt: skip
-    function = make_rotation(forward, in_shared, single, forward and can_overlap())
+    function = make_rotation(forward, in_shared, single, forward and can_overlap(), keep)
     return Kernel(function, arguments, THREADS, words if in_shared else 0)
 
 
@@ -62,8 +66,8 @@ def packed_words(t: DeviceTensor) -> int:
 
 
 def shape_of(n: int, batch: int) -> tuple[int, int]:
-    """Return the threads of a block, and the groups that a lane takes together."""
-    return (32 if SIMULATED else 1024), (1 if n == 32 or batch > 2 else 2)
+    """Return the threads of a block, and the rows of a lane."""
+    return (64, 2) if SIMULATED else (1024, 2 if n == 16 or batch > 1 else 1)
 
 
 @lru_cache(256)
@@ -102,7 +106,9 @@ class Plan:
         self.packed.clear(stream)
         self.largest.clear(stream)
         words = padded(t.cols)
-        kernel = rotation_kernel(True, words, (source, _F), t.rotation.single)
+        kernel = rotation_kernel(
+            True, words, (source, _F), t.rotation.single, keep=bool(t.general)
+        )
         self._scratch = DeviceArray(
             batch * words if words > shared_words() - 1024 else 1, np.float32, stream
         )
@@ -136,16 +142,17 @@ class Plan:
         self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str
     ) -> Launch:
         image, n = tree.image, tree.layout.tree.n
-        threads, _ = shape_of(n, size)
+        threads, together = shape_of(n, size)
         # As many rows a block as leave no multiprocessor without work, and warps for all of them.
-        row_blocks = -(-(-(-t.rows // 32)) // processors())
-        row_blocks = min(row_blocks, threads // 32)
+        rows = 32 * together
+        row_blocks = -(-(-(-t.rows // rows)) // processors())
+        row_blocks = min(row_blocks, threads // rows)
         slices = threads // 32 // row_blocks
-        blocks = -(-t.rows // (32 * row_blocks))
+        blocks = -(-t.rows // (rows * row_blocks))
         left = shared_words() - 256 - image.size
         most = max(1, left // (2 * size * n // 4))
         tile = -(-tree.groups // -(-tree.groups // most))  # equal tiles, as few as fit
-        held = max(2 * size * tile * n // 4, 2 * threads)
+        held = max(2 * size * tile * n // 4, threads * (together + 1))
         places = (image.eight, image.sixteen, image.top, image.levels)
         kernel = _product_kernel(
             tree.layout, places, image.size, size, self._direct, held,

@@ -97,12 +97,17 @@ def block_max(value, peak):
 
 
 def make_rotation(
-    forward: bool, in_shared: bool, single: tuple[int, int, int] | None, overlap: bool
+    forward: bool,
+    in_shared: bool,
+    single: tuple[int, int, int] | None,
+    overlap: bool,
+    keep: bool = True,
 ) -> Callable[..., None]:
     """Return the kernel that rotates rows of x, one a block, into rows of out.
 
     single, if there is one segment, is its columns, length of a run, and order of the base, so
-    that loops have constant bounds. overlap lets the next kernel start its preparations.
+    that loops have constant bounds. overlap lets the next kernel start its preparations. Without
+    keep, out isn't written where nothing needs it.
 
     rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
     largest, segments, padded columns, packed, its step): a segment is five numbers, first column, columns, length of
@@ -114,6 +119,8 @@ def make_rotation(
     if single is not None:
         one_size, one_run, one_order = (u32(value) for value in single)
     is_single = single is not None
+    # With one segment and no base, each thread writes only what it alone has read.
+    writes = keep or not forward or single is None or single[2] > 1
 
     def rotate(
         x, x_row, x_column, signs, segments, factors, bases, scratch, out, out_row, largest, count,
@@ -177,7 +184,10 @@ def make_rotation(
                 value = value * factor
                 if not forward:
                     value = value * signs[column]
-                out[target + u64(column)] = value
+                if writes:
+                    out[target + u64(column)] = value
+                else:
+                    z[add(offset, pad(i))] = value
                 most = max(most, abs(value))
                 i = add(i, threads)
             cuda.syncthreads()
@@ -190,7 +200,11 @@ def make_rotation(
             first = u64(cuda.blockIdx.x) * u64(2) * u64(packed_step)
             i = thread
             while i < packed_step:
-                high, low = quantize(out, target + u64(i) * u64(4), up)
+                if writes:
+                    high, low = quantize(out, target + u64(i) * u64(4), up)
+                else:
+                    # Element 4 i and the three after it are padded alike.
+                    high, low = quantize(z, u64(add(offset, pad(u32(i * u32(4))))), up)
                 packed[first + u64(i)] = high
                 packed[first + u64(packed_step) + u64(i)] = low
                 i = add(i, threads)
