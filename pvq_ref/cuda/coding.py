@@ -18,7 +18,10 @@ _ZERO = np.uint64(0)
 
 @dataclass(frozen=True)
 class Layout:
-    """How a group's words lie in memory: whole words of 32 bits, then 16 or 8 or both."""
+    """How a group's words lie in memory: whole words of 32 bits, then 16 or 8 or both.
+
+    There is at least one whole word: kernels read it before they ask for more.
+    """
 
     tree: Tree
     gain_bits: int
@@ -26,7 +29,7 @@ class Layout:
     @property
     def bits(self) -> int:
         """Bits of a group, whole bytes."""
-        return -(-(self.tree.bits + self.gain_bits + 1) // 8) * 8
+        return max(32, -(-(self.tree.bits + self.gain_bits + 1) // 8) * 8)
 
     @property
     def fits(self) -> bool:
