@@ -7,6 +7,7 @@ Numba compiles the kernels when they are first used, for the device that is ther
 NUMBA_ENABLE_CUDASIM=1 they run in Numba's simulator, on NumPy arrays, without a device.
 """
 
+from pvq_ref.cuda import extra as extra  # the first, to say what is missing
 from pvq_ref.cuda.device import DeviceArray
 from pvq_ref.cuda.expanding import dequantize, unrank
 from pvq_ref.cuda.products import matmul
