@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .DELETE_ON_ERROR:
 # Two pips in one virtual environment break it, and the tests fill all cores on their own.
 .NOTPARALLEL:
-.PHONY: help demo test test-compiled test-uncompiled test-boundscheck coverage lint clean
+.PHONY: help demo test test-compiled test-uncompiled test-boundscheck test-cuda coverage lint clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -23,7 +23,7 @@ demo: $(VENV)/.installed-bench ## compress a real model of 135M parameters, chec
 	$(call unless-there,demo/restored,$(BIN)/pvq-ref decompress demo/compressed demo/restored)
 	$(BIN)/python bench/demo_report.py demo
 
-test: test-compiled test-uncompiled test-boundscheck ## run all tests, in three ways
+test: test-compiled test-uncompiled test-boundscheck test-cuda ## run all tests, in four ways
 
 test-compiled: $(VENV)/.installed-test ## run the tests and the examples in docstrings
 	$(BIN)/python -m pytest
@@ -33,6 +33,11 @@ test-uncompiled: $(VENV)/.installed-test ## run the marked tests as plain Python
 
 test-boundscheck: $(VENV)/.installed-test ## run the marked tests with checks of every array index
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -m uncompiled
+
+test-cuda: $(VENV)/.installed-test ## run the tests of pvq_ref.cuda in Numba's simulator, without a device
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_cuda_tree.py
+	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m uncompiled tests/test_cuda_tree.py
+	NUMBA_ENABLE_CUDASIM=1 NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -m uncompiled tests/test_cuda_tree.py
 
 coverage: $(VENV)/.installed-test ## lines run by vectors and property tests, uncompiled: 95 % or fail
 	$(BIN)/python bench/line_coverage.py
