@@ -25,6 +25,7 @@ def has_compiler():
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="there are no libraries to compile for CUDA with")
 def test_all_kernels_compile_and_link_for_compute_capability_9_0():
     # In a process of its own: compiled kernels are kept, and these belong to no device.
