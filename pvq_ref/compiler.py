@@ -20,7 +20,7 @@ ALLOCATING = frozenset({"empty", "zeros"})  # the functions by which kernels all
 
 
 @lru_cache(1)
-def _source_hash() -> str:
+def source_hash() -> str:
     """Return a hash over every Python file of the package, names included."""
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -38,7 +38,7 @@ class _Locator(_CacheLocator):  # type: ignore[misc]
         return str(cache_directory())
 
     def get_source_stamp(self) -> str:
-        return _source_hash()
+        return source_hash()
 
     def get_disambiguator(self) -> str:
         return str(self._line)

@@ -60,12 +60,12 @@ def gemm(
 
 @lru_cache(8)
 def _narrow_kernel() -> Kernel:
-    return Kernel(narrow, ("float32", "float32", "float16", "u", "u"), 256)
+    return Kernel("narrow", narrow, ("float32", "float32", "float16", "u", "u"), 256)
 
 
 @lru_cache(8)
 def _place_kernel(target: str) -> Kernel:
-    return Kernel(place_rows, ("float32", "float32", "float32", target, *5 * "u"), 256)
+    return Kernel("place_rows", place_rows, ("float32", "float32", "float32", target, *5 * "u"), 256)
 
 
 class DensePlan:
@@ -75,7 +75,7 @@ class DensePlan:
     """
 
     def __init__(self, t: DeviceTensor, batch: int, source: str, target: str, stream: int) -> None:
-        from pvq_ref.cuda.products import padded, rotation_kernel
+        from pvq_ref.cuda.products import padded, rotation_kernel, rotation_shared
 
         found = library()
         assert found is not None
@@ -89,7 +89,7 @@ class DensePlan:
         self._rotate = rotation_kernel(True, words, (source, "float32"), r.single).bind(
             (0, 0, 0, r.signs, r.segments, r.factors, r.bases, scratch, rotated, t.cols, largest,
              r.count, words, 0, 0),
-            batch,
+            batch, shared=rotation_shared(words),
         )  # fmt: skip
         grid = 8 * processors()
         self._narrow = _narrow_kernel().bind((rotated, largest, self._x, batch, t.cols), grid)

@@ -5,18 +5,24 @@ longer than the kernels run.
 """
 
 import ctypes
+import hashlib
+import os
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from pvq_ref.compiler import source_hash
 from pvq_ref.cuda.intrinsics import SIMULATED
 from pvq_ref.errors import DeviceError, DTypeError, ShapeError
+from pvq_ref.jit import cache_directory
 
 if not SIMULATED:
     from cuda.bindings import driver
@@ -255,10 +261,19 @@ def can_overlap() -> bool:
 
 
 class Kernel:
-    """A compiled kernel. Its arguments are pointers, written as their type, and 32-bit numbers (u)."""
+    """A compiled kernel. Its arguments are pointers, written as their type, and 32-bit numbers (u).
+
+    name tells it from all other kernels: it is what the compiled text is kept under on disk. shared
+    is the words of shared memory that a launch can have at most.
+    """
 
     def __init__(
-        self, function: Callable[..., None], arguments: Sequence[str], threads: int, shared: int = 0
+        self,
+        name: str,
+        function: Callable[..., None],
+        arguments: Sequence[str],
+        threads: int,
+        shared: int = 0,
     ) -> None:
         self.threads, self.shared = threads, 4 * shared
         self.kinds = tuple(arguments)
@@ -269,18 +284,50 @@ class Kernel:
             return
         use()
         capability = (_attribute("COMPUTE_CAPABILITY_MAJOR"), _attribute("COMPUTE_CAPABILITY_MINOR"))
-        text = ptx(function, arguments, threads, capability)
-        name = text.split(".entry", 1)[1].split("(", 1)[0].strip()
+        text = kept_ptx(name, function, arguments, threads, capability)
+        entry = text.split(".entry", 1)[1].split("(", 1)[0].strip()
         self._module = _check(driver.cuModuleLoadData(text.encode() + b"\0"))
-        loaded = _check(driver.cuModuleGetFunction(self._module, name.encode()))
+        loaded = _check(driver.cuModuleGetFunction(self._module, entry.encode()))
         if self.shared > 48 << 10:
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _check(driver.cuFuncSetAttribute(loaded, attribute, self.shared))
         self.function = int(loaded)
 
-    def bind(self, arguments: Sequence[Any], blocks: int, *, overlap: bool = False) -> "Launch":
-        """Return a launch with these arguments: DeviceArray, View, address or number."""
-        return Launch(self, arguments, blocks, overlap)
+    def bind(
+        self,
+        arguments: Sequence[Any],
+        blocks: int,
+        *,
+        overlap: bool = False,
+        shared: int | None = None,
+    ) -> "Launch":
+        """Return a launch with these arguments: DeviceArray, View, address or number.
+
+        shared is its words of shared memory, all that the kernel can have by default.
+        """
+        return Launch(self, arguments, blocks, overlap, shared)
+
+
+def kept_ptx(
+    name: str,
+    function: Callable[..., None],
+    arguments: Sequence[str],
+    threads: int,
+    capability: tuple[int, int],
+) -> str:
+    """Return a kernel's PTX, from the directory of compiled kernels if it is there."""
+    known = (source_hash(), version("numba-cuda"), name, tuple(arguments), threads, capability)
+    digest = hashlib.sha256(repr(known).encode()).hexdigest()
+    directory = cache_directory()
+    path = None if directory is None else directory / f"{digest}.ptx"
+    if path is not None and path.exists():
+        return path.read_text(encoding="utf-8")
+    text = ptx(function, arguments, threads, capability)
+    if path is not None:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(text)
+        os.replace(file.name, path)  # whole or not at all
+    return text
 
 
 def ptx(
@@ -308,9 +355,15 @@ class Launch:
     """
 
     def __init__(
-        self, kernel: Kernel, arguments: Sequence[Any], blocks: int, overlap: bool
+        self,
+        kernel: Kernel,
+        arguments: Sequence[Any],
+        blocks: int,
+        overlap: bool,
+        shared: int | None,
     ) -> None:
         self._kernel, self._blocks = kernel, blocks
+        self._shared = kernel.shared if shared is None else 4 * shared
         if SIMULATED:
             self._arguments = list(arguments)
             return
@@ -325,7 +378,7 @@ class Launch:
         self._attribute = _Value(number=_PROGRAMMATIC_SERIALIZATION)
         self._attribute.value[0] = 1
         self._config = _Config(
-            (blocks, 1, 1), (kernel.threads, 1, 1), kernel.shared, None,
+            (blocks, 1, 1), (kernel.threads, 1, 1), self._shared, None,
             ctypes.pointer(self._attribute), int(overlap),
         )  # fmt: skip
         self._call = (
@@ -346,7 +399,7 @@ class Launch:
             hosts = [getattr(one, "host", one) for one in self._arguments]
             hosts = [np.uint32(one) if isinstance(one, int) else one for one in hosts]
             flat = [one.reshape(-1) if isinstance(one, np.ndarray) else one for one in hosts]
-            shape = (self._blocks, self._kernel.threads, 0, self._kernel.shared)
+            shape = (self._blocks, self._kernel.threads, 0, self._shared)
             self._kernel.function[shape](*flat)
             return
         self._config.stream = stream

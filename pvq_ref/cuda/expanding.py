@@ -25,20 +25,23 @@ def _expand_kernel(
 ) -> Kernel:
     image = Image(np.zeros(size, np.uint32), *places)
     arguments = (_WORDS, "uint16", "uint8", _WORDS, _F, target, *5 * "u")
-    return Kernel(make_expand(layout, image, target, aligned), arguments, _THREADS, size)
+    name = f"expand {layout} {places} {size} {aligned}"
+    return Kernel(name, make_expand(layout, image, target, aligned), arguments, _THREADS, size)
 
 
 @lru_cache(16)
 def _odd_kernel(n: int, target: str) -> Kernel:
     arguments = (_WORDS, _WORDS, _F, _F, target, *4 * "u")
-    return Kernel(make_expand_odd(n, target == "int32"), arguments, 32 if SIMULATED else 128)
+    function = make_expand_odd(n, target == "int32")
+    return Kernel(f"expand_odd {n}", function, arguments, 32 if SIMULATED else 128)
 
 
 @lru_cache(64)
 def _general_kernel(n: int, k: int, words: int, target: str) -> Kernel:
     arguments = (_WORDS, "uint8", _F, _WORDS, _F, target, *6 * "u")
     function = make_general_expand(n, k, words, target == "int32")
-    return Kernel(function, arguments, 32 if SIMULATED else 128)
+    name = f"general_expand {n} {k} {words}"
+    return Kernel(name, function, arguments, 32 if SIMULATED else 128)
 
 
 @lru_cache(16)
@@ -124,7 +127,7 @@ def dequantize(
     if not t.is_rotated:
         expand_rows(t, out, 0, t.rows, unit_norms=False, stream=number)
         return out
-    from pvq_ref.cuda.products import padded, rotation_kernel
+    from pvq_ref.cuda.products import padded, rotation_kernel, rotation_shared
 
     words = padded(t.cols)
     most = min(t.rows, max(32, TILE // t.cols // 32 * 32))
@@ -138,6 +141,6 @@ def dequantize(
         rotation_kernel(False, words, (_F, dtype.name), r.single).bind(
             (held, t.cols, 1, r.signs, r.segments, r.factors, r.transposed, scratch,
              out.at(first * t.cols), t.cols, scratch, r.count, words, 0, 0),
-            rows,
+            rows, shared=rotation_shared(words),
         )(number)  # fmt: skip
     return out

@@ -52,7 +52,13 @@ def rotation_kernel(
         types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U, _WORDS, _U
     )  # fmt: skip
     function = make_rotation(forward, in_shared, single, forward and can_overlap(), keep)
-    return Kernel(function, arguments, THREADS, words if in_shared else 0)
+    name = f"rotation {forward} {in_shared} {single} {can_overlap()} {keep}"
+    return Kernel(name, function, arguments, THREADS, shared_words() - 256 if in_shared else 0)
+
+
+def rotation_shared(words: int) -> int:
+    """Return the shared memory of the rotation's launch, for padded rows of so many words."""
+    return words if words <= shared_words() - 1024 else 0
 
 
 def padded(cols: int) -> int:
@@ -72,26 +78,28 @@ def shape_of(n: int, batch: int) -> tuple[int, int]:
 
 @lru_cache(256)
 def _product_kernel(
-    layout: Layout, places: tuple[int, ...], size: int, batch: int, direct: bool, held: int,
-    target: str,
-) -> Kernel:  # fmt: skip
+    layout: Layout, places: tuple[int, ...], size: int, batch: int, direct: bool, target: str
+) -> Kernel:
     image = Image(np.zeros(size, np.uint32), *places)
     threads, together = shape_of(layout.tree.n, batch)
     function = make_product(layout, image, batch, together, direct, can_overlap())
     arguments = (*_PRODUCT[:9], target, *_PRODUCT[10:])
-    return Kernel(function, arguments, threads, size + held)
+    name = f"product {layout} {places} {size} {batch} {together} {direct} {can_overlap()}"
+    return Kernel(name, function, arguments, threads, shared_words() - 256)
 
 
 @lru_cache(64)
 def _general_kernel(n: int, k: int, words: int, batch: int) -> Kernel:
     arguments = (_WORDS, "uint8", _F, _WORDS, _F, _F, _F, *4 * _U)
     threads = 32 if SIMULATED else 128
-    return Kernel(make_general(n, k, words, batch), arguments, threads)
+    name = f"general {n} {k} {words} {batch}"
+    return Kernel(name, make_general(n, k, words, batch), arguments, threads)
 
 
 @lru_cache(4)
 def _finish_kernel(target: str) -> Kernel:
-    return Kernel(finish, (_F, _F, _F, target, *6 * _U), 32 if SIMULATED else 256)
+    arguments = (_F, _F, _F, target, *6 * _U)
+    return Kernel("finish", finish, arguments, 32 if SIMULATED else 256)
 
 
 class Plan:
@@ -116,7 +124,7 @@ class Plan:
         self._rotate = kernel.bind(
             (0, 0, 0, r.signs, r.segments, r.factors, r.bases, self._scratch, self.x, t.cols,
              self.largest, r.count, words, self.packed, packed_words(t)),
-            batch,
+            batch, shared=rotation_shared(words),
         )  # fmt: skip
         slots = int(t.tree is not None) + len(t.general)
         direct = t.tree is not None and slots == 1
@@ -155,16 +163,15 @@ class Plan:
         held = max(2 * size * tile * n // 4, threads * (together + 1))
         places = (image.eight, image.sixteen, image.top, image.levels)
         kernel = _product_kernel(
-            tree.layout, places, image.size, size, self._direct, held,
-            target if self._direct else _F,
-        )  # fmt: skip
+            tree.layout, places, image.size, size, self._direct, target if self._direct else _F
+        )
         out: Any = 0 if self._direct else self._parts
         arguments = (
             tree.planes, tree.halves, tree.bytes, tree.tables, tree.odd_first, tree.odd, t.norms,
             self.packed, self.largest, out, 0, 0, t.rows, tree.groups, tile, slices, row_blocks,
             batch, packed_words(t),
         )  # fmt: skip
-        return kernel.bind(arguments, blocks, overlap=can_overlap())
+        return kernel.bind(arguments, blocks, overlap=can_overlap(), shared=image.size + held)
 
     def _general(self, t: DeviceTensor, part: GeneralPart, size: int, slot: int) -> Launch:
         kernel = _general_kernel(part.n, part.k, part.words, size)
