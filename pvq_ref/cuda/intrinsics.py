@@ -3,6 +3,10 @@
 from typing import Any
 
 import numpy as np
+
+if not hasattr(np, "row_stack"):  # numba-cuda 0.30 imports it, NumPy 2.5 hasn't got it
+    np.row_stack = np.vstack  # type: ignore[attr-defined]
+
 from numba import config, cuda
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
@@ -119,7 +123,9 @@ else:
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             function = ir.FunctionType(f32, [f32])
-            return builder.call(ir.InlineAsm(function, "rsqrt.approx.ftz.f32 $0, $1;", "=f,f"), args)
+            return builder.call(
+                ir.InlineAsm(function, "rsqrt.approx.ftz.f32 $0, $1;", "=f,f"), args
+            )
 
         return types.float32(types.float32), generate
 
