@@ -12,10 +12,13 @@ group each: what is coded is w_Q + E_< A_<Q A_QQ⁻¹, and inside of the block t
 moves a later column j by e U_cj / U_cc, with U = A_QQ⁻¹. That is GPTQ column by column, for H⁻¹ =
 UᵀU with U = A⁻¹. The scales of a group are read off what is coded when its turn comes.
 
-Indices of L levels are packed arithmetically, row by row: a row takes the bits of L^cols - 1.
+Indices of L levels are packed arithmetically, row by row: a row takes the bits of L^cols - 1, and
+with L_c levels in column c those of the product of all L_c, less 1.
 """
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,23 +60,39 @@ def _code(x: Floats, values: Floats, inverse: Floats, out: Floats) -> None:
 class LloydMax:
     """The best `levels` >= 2 values for normal numbers, times the row's norm / sqrt(cols).
 
-    The norm is in binary16; `group` is the number of columns between two products.
+    The norm is in binary16; `group` is the number of columns between two products. `more` of these
+    groups, from 0 to 1 and spread evenly, have one level more, for rates between two whole numbers
+    of levels.
     """
 
     levels: int
     group: int = 64
+    more: float = 0.0
 
     def __post_init__(self) -> None:
         if self.levels < 2:
             raise ValueError(f"levels must be at least 2, got {self.levels}")
+        if not 0.0 <= self.more <= 1.0:
+            raise ValueError(f"more levels in 0 to 1 of all groups, got {self.more}")
 
-    def row_values(self, x: Floats) -> Floats:
-        """Return the values (rows, levels) of rows x (rows, cols)."""
+    def counts(self, cols: int) -> list[int]:
+        """Return the number of levels of each group."""
+        ends = [math.floor(i * self.more) for i in range(-(-cols // self.group) + 1)]
+        return [self.levels + end - start for start, end in pairwise(ends)]
+
+    def row_values(self, x: Floats) -> list[Floats]:
+        """Return the values (rows, levels) of rows x (rows, cols), for each group."""
         with np.errstate(over="ignore"):
             norms = np.linalg.norm(x, axis=1).astype(np.float16).astype(np.float64)
         if not np.isfinite(norms).all():
             raise ValueError("norms must be in the range of binary16, got larger ones")
-        return norms[:, None] / np.sqrt(x.shape[1]) * lloyd_max_levels(self.levels)
+        scales = norms[:, None] / np.sqrt(x.shape[1])
+        return [scales * lloyd_max_levels(count) for count in self.counts(x.shape[1])]
+
+    def patterns(self, cols: int) -> int:
+        """Return how many rows of indices there are."""
+        widths = [min(self.group, cols - start) for start in range(0, cols, self.group)]
+        return math.prod(n**width for n, width in zip(self.counts(cols), widths, strict=True))
 
     def scale_bits(self, rows: int, cols: int) -> int:
         """Return the bits of all norms."""
@@ -118,10 +137,10 @@ def _coded_rows(w: Floats, grid: Uniform | LloydMax, blocks: list[_Block]) -> Fl
     """Return What for rows w (rows, cols)."""
     decoded, error = np.empty_like(w), np.empty_like(w)
     of_rows = grid.row_values(w) if isinstance(grid, LloydMax) else None
-    for block in blocks:
+    for number, block in enumerate(blocks):
         q = block.columns
         x = w[:, q].copy() if block.carry is None else w[:, q] + error[:, : q.start] @ block.carry
-        values = of_rows if of_rows is not None else grid.values(x)
+        values = grid.values(x) if of_rows is None else of_rows[number]
         _code(x, values, block.inverse, decoded[:, q])
         error[:, q] = w[:, q] - decoded[:, q]
     return decoded
@@ -159,5 +178,5 @@ def quantize(
 
 def stored_bits(rows: int, cols: int, grid: Uniform | LloydMax) -> int:
     """Return the bits of indices, in whole bytes, and scales; levels follow from their number."""
-    row = (grid.levels**cols - 1).bit_length()
+    row = (grid.patterns(cols) - 1).bit_length()
     return whole_bytes(rows * row) + grid.scale_bits(rows, cols)

@@ -21,6 +21,7 @@ from typing import Any
 
 import report
 
+MEASURED = Path(__file__).with_name("measured.py")
 TASKS = ("piqa", "arc_easy", "winogrande", "hellaswag", "lambada")
 VARIANTS: dict[str, list[str]] = {
     "feedback": [],
@@ -31,8 +32,8 @@ VARIANTS: dict[str, list[str]] = {
 
 
 def command_line(*arguments: object) -> Any:
-    """Run pvq-ref and return the JSON object that it prints."""
-    words = [sys.executable, "-m", "pvq_ref", *map(str, arguments), "--json"]
+    """Run pvq-ref and return the JSON object that it prints, with the memory that it took."""
+    words = [sys.executable, str(MEASURED), *map(str, arguments), "--json"]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -84,12 +85,17 @@ def row(name: str, seeds: Sequence[tuple[Any, Any]]) -> list[str]:
         f"{100 * mean(one['ratio'] for one in accuracy):.2f} %",
         f"{100 * mean(one['difference_standard_error'] for one in accuracy):.2f}",
         f"{mean(c['seconds'] for c, _ in seeds):.0f}",
+        *(
+            f"{max(c['peak_memory'][where] for c, _ in seeds) / 1e9:.1f}"
+            for where in ("resident", "device")
+        ),
     ]
 
 
 HEAD = (
     "bits, group, variant", "file rate", "seeds", "perplexity", "ratio to original", "divergence",
     "top token agrees", "mean accuracy", "of the original's", "paired s.e., points", "seconds",
+    "GB", "GB of a GPU",
 )  # fmt: skip
 
 
@@ -123,7 +129,9 @@ Model: {told["model"]}. Calibration: {seen:,} tokens of the first half of wiki.t
 seed; evaluation: the second half ({scored:,} scored tokens, windows of 512) and at most
 {told["items"]} items each of {tasks}.
 The original's perplexity is {of_original:.3f}. Only layers within blocks are compressed, embeddings
-stay as they are; the rate is that of all that the file stores for those layers.
+stay as they are; the rate is that of all that the file stores for those layers. *GB* is the most
+that compression had in memory, over seeds (with a GPU, CUDA's libraries are part of it), and *GB of
+a GPU* the most that tensors took there.
 Figures are means over seeds, ± the standard deviation over seeds. The accuracy is the mean over the
 five tasks; the standard error of its difference from the original's is paired, of one seed.
 

@@ -13,6 +13,7 @@
   [rotated-]gptq-BITS-SCALEGROUP     GPTQ
       -clip                          scales of least squared error
   turboquant[-feedback]-LEVELS       rotated, Lloyd–Max levels, a norm for each row
+  turboquant[-feedback]-5-and-6      the same, of 9 groups of 64 columns 4 with 5 levels, 5 with 6
   w1024-…                            windows of 1024 in calibration (the first ones of the text, one
                                      pass) and evaluation (65,536 tokens)
 
@@ -36,6 +37,7 @@ BITS = (2, 3, 4)
 SCALES = (("absmax", 32), ("offset", 64), ("minmax", 32), ("minmax", 64))
 CLIPPED = SCALES[:2]
 LEVELS = (4, 5, 6, 8, 11, 16, 22, 30)
+MIXED = LloydMax(5, more=5 / 9)  # a quarter bit above PVQ of 2.25 bits, where no whole number is
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,9 @@ def _uniform(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
 
 
 def _lloyd_max(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
-    for levels in LEVELS:
-        setting = Setting(LloydMax(levels), rotate=True)
+    grids = {str(levels): LloydMax(levels) for levels in LEVELS} | {"5-and-6": MIXED}
+    for levels, grid in grids.items():
+        setting = Setting(grid, rotate=True)
         alone, fed = Scalar(setting, False), Scalar(setting, True)
         yield f"turboquant-{levels}", "like TurboQuant", alone, replace(c, share=0.0, one_pass=True)
         yield f"turboquant-feedback-{levels}", "like TurboQuant, with feedback", fed, c

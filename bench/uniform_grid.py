@@ -95,6 +95,10 @@ class Uniform:
             raise ValueError("scales must be in the range of binary16, got larger ones")
         return values
 
+    def patterns(self, cols: int) -> int:
+        """Return how many rows of indices there are."""
+        return int(self.levels**cols)
+
     def scale_bits(self, rows: int, cols: int) -> int:
         """Return the bits of all scales: binary16, and integers packed together."""
         groups = rows * -(-cols // self.group)

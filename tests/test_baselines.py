@@ -16,6 +16,7 @@ GRIDS = [
     *(Uniform(6, 20, scale, clip=True) for scale in SCALES),
     LloydMax(5),
     LloydMax(8, group=16),
+    LloydMax(5, group=16, more=0.4),
 ]
 
 
@@ -63,10 +64,11 @@ def nearest(value, values):
     return min(values, key=lambda one: abs(one - value))
 
 
-def plain_values(group, row, grid):
+def plain_values(group, row, grid, number):
     if isinstance(grid, LloydMax):
+        extra = math.floor((number + 1) * grid.more) - math.floor(number * grid.more)
         scale = half(np.linalg.norm(row)) / math.sqrt(len(row))
-        return [scale * level for level in lloyd_max_levels(grid.levels)]
+        return [scale * level for level in lloyd_max_levels(grid.levels + extra)]
     factors = [1 - 0.025 * i for i in range(25)] if grid.clip else [1.0]
     choices = [plain_uniform(group, grid.levels, grid.scale, factor) for factor in factors]
     return min(choices, key=lambda v: sum((x - nearest(x, v)) ** 2 for x in group))
@@ -91,7 +93,7 @@ def plain_quantize(w, h, setting):
     for c in range(cols):
         if c % grid.group == 0:
             values = [
-                plain_values(list(one[c : c + grid.group]), row, grid)
+                plain_values(list(one[c : c + grid.group]), row, grid, c // grid.group)
                 for one, row in zip(w, rows, strict=True)
             ]
         decoded[:, c] = [nearest(x, v) for x, v in zip(w[:, c], values, strict=True)]
@@ -235,6 +237,10 @@ def test_bits():
     # 11^10 - 1 = 25937424600 takes 35 bits; 3 rows of 35 take 14 bytes
     assert stored_bits(3, 10, LloydMax(11)) == 112 + 3 * 16
     assert stored_bits(576, 576, LloydMax(11)) / 576**2 == pytest.approx(math.log2(11), abs=0.03)
+    # five groups of 16, 6 levels in the third and the fifth (8 wide): 5^48 · 6^24 takes 174 bits
+    assert LloydMax(5, 16, 0.4).counts(72) == [5, 5, 6, 5, 6]
+    assert stored_bits(2, 72, LloydMax(5, 16, 0.4)) == 8 * 44 + 2 * 16
+    assert stored_bits(8, 100, LloydMax(5, more=1.0)) == stored_bits(8, 100, LloydMax(6))
     for grid in GRIDS:
         assert quantize(*correlated(), Setting(grid))[1] == stored_bits(24, 72, grid)
 
@@ -251,6 +257,7 @@ def test_bad_input():
         lambda: Uniform(4, 0, "absmax"),
         lambda: Uniform(4, 16, "max"),
         lambda: LloydMax(1),
+        lambda: LloydMax(5, more=1.1),
     ):
         with pytest.raises(ValueError, match="levels"):
             make()
