@@ -178,12 +178,17 @@ def test_the_page(measured, tmp_path, monkeypatch):
         quality_report.main()
 
     lines = {name: json.loads(json.dumps(one)) for name, one in measured.items()}
-    lines["pvq-3.25"]["ratio"]["value"] = 1.1
+    lines["pvq-3.25"]["file_rate"], lines["pvq-3.25"]["ratio"]["value"] = 3.24, 1.1
     for name, ratio in (("rtn-3-absmax32", 1.2), ("gptq-3-absmax32", 1.05)):
         lines[name]["file_rate"], lines[name]["ratio"]["value"] = 3.5, ratio
     again = json.loads(json.dumps(lines["pvq-3.25"]))
     again["asked"]["name"], again["ratio"]["value"] = "pvq-3.25-seed1", 1.3
-    for one in (*lines.values(), again):
+    wide = json.loads(json.dumps(lines["pvq-3.25"]))
+    wide["asked"]["name"], wide["ratio"]["value"] = "pvq-3.25-n64", 1.08
+    above = json.loads(json.dumps(lines["gptq-3-absmax32"]))
+    above["asked"]["name"], above["file_rate"] = "gptq-3-minmax32", 3.52
+    above["ratio"]["value"] = 1.01
+    for one in (*lines.values(), again, wide, above):
         quality_results.append(tmp_path / "results", one)
     pages = [tmp_path / "a.md", tmp_path / "b" / "a.md"]
     for page in pages:
@@ -194,6 +199,8 @@ def test_the_page(measured, tmp_path, monkeypatch):
         assert f"| {one['perplexity']['value']:.2f} | " in text
     assert re.search(r"round to nearest: rtn-3-absmax32 \| 3.500 \| 1.2000 .* \| worse \|", text)
     assert re.search(r"GPTQ: gptq-3-absmax32 \| 3.500 \| 1.0500 .* \| \*\*better\*\* \|", text)
+    assert re.search(r"PVQ: pvq-3.25-n64 \| 3.240 \| 1.0800 .* \| \*\*better\*\* \|", text)
+    assert "GPTQ: gptq-3-minmax32" not in text  # more than a quarter bit above
     assert re.search(r"\| pvq-3.25 \| 2 \| [0-9.]+ \| 1.2000 \| 1.1000 \| 1.3000 \|", text)
     assert text.replace(str(pages[0]), str(pages[1])) == pages[1].read_text()
     assert pages[0].with_suffix(".svg").read_bytes() == pages[1].with_suffix(".svg").read_bytes()
