@@ -107,9 +107,11 @@ class Bench:
                 continue
             what = f"{one.name}, batch {batch}"
             rivals = self.attempt(f"{what}, rivals", partial(self.rivals, one, batch))
-            for n, (reference, d) in found.items():
-                run = partial(self.time_case, one, batch, reference, d, *tensors[n], rivals)
-                row = self.attempt(f"{what}, n = {n}", run)
+            for n in SIZES:
+                row = None
+                if n in found:
+                    case = partial(self.time_case, one, batch, *found[n], *tensors[n], rivals)
+                    row = self.attempt(f"{what}, n = {n}", case)
                 identity = {"rows": one.rows, "cols": one.cols, "rate": one.rate, "n": n}
                 failed = {"failure": "failed; see below"} if row is None else row
                 self.record.rows.append(identity | {"batch": batch} | failed)

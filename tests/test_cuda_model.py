@@ -1,6 +1,7 @@
 """A block of a real model, multiplied on a device.
 
-Run by hand: `make demo`, then `pytest -m model tests/test_cuda_model.py` where there is one. The compressed folder is demo/compressed, or what PVQ_SMOLLM2_COMPRESSED names.
+Run by hand: `make demo`, then `pytest -m model tests/test_cuda_model.py` where there is one. The
+compressed folder is demo/compressed, or what PVQ_SMOLLM2_COMPRESSED names.
 """
 
 import os
