@@ -115,7 +115,7 @@ def _encode(
                 first = 16 * h + 8 * e
                 place, pulse = np.zeros(2, np.int64), np.zeros(2, np.int64)
                 for b in range(2):
-                    key, a = 0, 0
+                    key, a = np.int64(0), np.int64(0)
                     for i in range(4):
                         value = np.int64(y[group, first + 4 * b + i])
                         key = key * side + value + most
@@ -213,8 +213,8 @@ def _left(
 class Image:
     """What a kernel keeps in shared memory, words of 32 bits, and where each table begins.
 
-    blocks has four signed bytes a word. eight has two words for a node's j and the first bits of its
-    code: what to add to the first block's place, then shift | shift << 5 | place of the second.
+    blocks has four signed bytes a word. eight has two words for a node's j and the first bits of
+    its code: what to add to the first block's place, then shift | shift << 5 | place of the second.
     sixteen and top have one: shift | shift << 5, of 6 bits | where the first half's row begins in
     `eight` or `sixteen` << 11.
     """
@@ -261,9 +261,9 @@ def _tables(tree: Tree) -> tuple[list[int], list[int], list[int]]:
     last = max(j for j in range(most + 1) if tree.width(8, j) is not None)
     for j in range(last + 1):
         for a, start, width in _patterns(tree, 8, j):
-            other = leaf[j - a]
-            add = int(tree.first[a]) - (start >> other)
-            shifts = (32 - width + other) | (32 - other) << 5
+            rest = leaf[j - a]
+            add = int(tree.first[a]) - (start >> rest)
+            shifts = (32 - width + rest) | (32 - rest) << 5
             eight += [add & 0xFFFFFFFF, shifts | int(tree.first[j - a]) << 10]
     sixteen: list[int] = []
     for j in sixteens(tree):

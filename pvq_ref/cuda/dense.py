@@ -65,7 +65,9 @@ def _narrow_kernel() -> Kernel:
 
 @lru_cache(8)
 def _place_kernel(target: str) -> Kernel:
-    return Kernel("place_rows", place_rows, ("float32", "float32", "float32", target, *5 * "u"), 256)
+    return Kernel(
+        "place_rows", place_rows, ("float32", "float32", "float32", target, *5 * "u"), 256
+    )
 
 
 class DensePlan:

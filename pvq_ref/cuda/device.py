@@ -186,11 +186,15 @@ class View:
             self.shape, self.dtype = described["shape"], np.dtype(described["typestr"])
             self.pointer, strides = described["data"][0], described.get("strides")
         if strides is None:
-            strides = [self.dtype.itemsize * prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
+            strides = [
+                self.dtype.itemsize * prod(self.shape[i + 1 :]) for i in range(len(self.shape))
+            ]
         if self.dtype.name not in FLOATS:
             raise DTypeError(f"{name} must be float16, float32 or float64, got {self.dtype}")
         if any(step % self.dtype.itemsize or step < 0 for step in strides):
-            raise ShapeError(f"{name} must have strides of whole elements, not below 0, got {strides}")
+            raise ShapeError(
+                f"{name} must have strides of whole elements, not below 0, got {strides}"
+            )
         self.strides = tuple(step // self.dtype.itemsize for step in strides)
 
     @property
@@ -228,7 +232,11 @@ def stream_number(stream: Any) -> int:
 class _Value(ctypes.Structure):
     """An attribute of a launch (CUlaunchAttribute): its number, and 64 bytes for its value."""
 
-    _fields_ = (("number", ctypes.c_uint), ("_gap", ctypes.c_char * 4), ("value", ctypes.c_int * 16))
+    _fields_ = (
+        ("number", ctypes.c_uint),
+        ("_gap", ctypes.c_char * 4),
+        ("value", ctypes.c_int * 16),
+    )
 
 
 class _Config(ctypes.Structure):
@@ -250,7 +258,9 @@ _PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIA
 @lru_cache(1)
 def _launcher() -> Any:
     """Return the driver's function, called through ctypes: a launch takes a microsecond."""
-    function = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1").cuLaunchKernelEx
+    function = ctypes.CDLL(
+        "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    ).cuLaunchKernelEx
     function.argtypes = [ctypes.c_void_p] * 4
     return function
 
@@ -283,7 +293,10 @@ class Kernel:
             self.function: Any = simulator.jit(function)
             return
         use()
-        capability = (_attribute("COMPUTE_CAPABILITY_MAJOR"), _attribute("COMPUTE_CAPABILITY_MINOR"))
+        capability = (
+            _attribute("COMPUTE_CAPABILITY_MAJOR"),
+            _attribute("COMPUTE_CAPABILITY_MINOR"),
+        )
         text = kept_ptx(name, function, arguments, threads, capability)
         entry = text.split(".entry", 1)[1].split("(", 1)[0].strip()
         self._module = _check(driver.cuModuleLoadData(text.encode() + b"\0"))
@@ -342,7 +355,7 @@ def ptx(
     ]
     text, _ = cuda.compile(
         function, types.void(*kinds), cc=capability, output="ptx", device=False, abi="numba",
-        fastmath=True, launch_bounds=(threads, 1),  # so that registers aren't saved for a second block
+        fastmath=True, launch_bounds=(threads, 1),  # saves no registers for a second block
     )  # fmt: skip
     return str(text)
 

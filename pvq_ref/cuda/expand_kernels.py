@@ -27,9 +27,7 @@ def half_words(word, scale):
     return low, high
 
 
-def make_expand(
-    layout: Layout, image: Image, target: str, aligned: bool
-) -> Callable[..., None]:
+def make_expand(layout: Layout, image: Image, target: str, aligned: bool) -> Callable[..., None]:
     """Return the kernel that writes rows first_row … first_row + rows - 1, a group a thread.
 
     aligned: every row of out begins at a multiple of 16 bytes.
@@ -75,7 +73,9 @@ def make_expand(
                 for w in range(four_bytes):
                     square = dp4a(words[w], words[w], square)
                 level = floats[add(levels, field(held, 0))]
-                scale = norms[add(first_row, min(row, sub(rows, u32(1))))] * level * rsqrt(f32(square))
+                scale = (
+                    norms[add(first_row, min(row, sub(rows, u32(1))))] * level * rsqrt(f32(square))
+                )
             if row < rows:
                 for w in range(four_bytes):
                     if aligned and integers:

@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from pvq_ref.cuda.coding import Image, Layout
-from pvq_ref.cuda.device import DeviceArray, Kernel, Launch, processors, shared_words, stream_number, use
+from pvq_ref.cuda.device import (
+    DeviceArray,
+    Kernel,
+    Launch,
+    processors,
+    shared_words,
+    stream_number,
+    use,
+)
 from pvq_ref.cuda.expand_kernels import make_expand, make_expand_odd
 from pvq_ref.cuda.general_kernels import make_general_expand
 from pvq_ref.cuda.intrinsics import SIMULATED

@@ -10,7 +10,7 @@ u32, u64, f32 = numba.uint32, numba.uint64, numba.float32
 
 
 def finish(parts, norms, largest, out, out_row, out_column, count, rows, padded, batch):
-    """Write the sums over parts (count, padded batch, rows), in order, times norm and scale of x."""
+    """Write the sums over parts (count, padded batch, rows), in order, times norm and x's scale."""
     i = add(u32(u32(cuda.blockIdx.x) * u32(cuda.blockDim.x)), u32(cuda.threadIdx.x))
     size = u32(rows * batch)
     while i < size:

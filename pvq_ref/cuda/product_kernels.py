@@ -183,7 +183,7 @@ def make_product(
     looked up, and the words after them are on their way. Either the product is written, or (not
     direct) the sums, (batch, rows), for `finish`.
     """
-    n, four_bytes, quarters = layout.tree.n, layout.tree.n // 4, layout.tree.n // 16
+    four_bytes, quarters = layout.tree.n // 4, layout.tree.n // 16
     whole, has_half, has_byte = layout.shape
     field, decode = make_decoder(layout, image, together)
     levels, size = u32(image.levels), image.size
@@ -213,9 +213,7 @@ def make_product(
             low = cuda.local.array(together, numba.int32)
             for r in range(together):
                 high[r], low[r] = i32(0), i32(0)
-            place = add(
-                u32(size // 4), u32(add(u32(u32(2 * b) * held), group) * u32(quarters))
-            )
+            place = add(u32(size // 4), u32(add(u32(u32(2 * b) * held), group) * u32(quarters)))
             for q in range(quarters):
                 a = four(tables, add(place, u32(q)))
                 c = four(tables, add(add(place, u32(q)), u32(held * u32(quarters))))

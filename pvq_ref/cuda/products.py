@@ -29,7 +29,7 @@ from pvq_ref.cuda.intrinsics import SIMULATED
 from pvq_ref.cuda.product_kernels import make_product
 from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
 from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
-from pvq_ref.errors import DTypeError, ShapeError
+from pvq_ref.errors import ShapeError
 
 SIZES = (1, 2, 4, 8, 16)  # columns of the kernels
 _U, _F, _WORDS = "u", "float32", "uint32"
@@ -46,7 +46,7 @@ def rotation_kernel(
     single: tuple[int, int, int] | None,
     keep: bool = True,
 ) -> Kernel:
-    """Return the kernel that rotates rows of a type into another; words are those of a padded row."""
+    """Return the kernel that rotates rows of a type into another; words are a padded row's."""
     in_shared = words <= shared_words() - 1024
     arguments = (
         types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U, _WORDS, _U
@@ -114,9 +114,7 @@ class Plan:
         self.packed.clear(stream)
         self.largest.clear(stream)
         words = padded(t.cols)
-        kernel = rotation_kernel(
-            True, words, (source, _F), t.rotation.single, keep=bool(t.general)
-        )
+        kernel = rotation_kernel(True, words, (source, _F), t.rotation.single, keep=bool(t.general))
         self._scratch = DeviceArray(
             batch * words if words > shared_words() - 1024 else 1, np.float32, stream
         )
@@ -146,14 +144,12 @@ class Plan:
         self._out = (9, 10, 11) if direct else (3, 4, 5)
         self._lock = Lock()  # arguments are set before a launch reads them
 
-    def _tree(
-        self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str
-    ) -> Launch:
+    def _tree(self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str) -> Launch:
         image, n = tree.image, tree.layout.tree.n
         threads, together = shape_of(n, size)
         # As many rows a block as leave no multiprocessor without work, and warps for all of them.
         rows = 32 * together
-        row_blocks = -(-(-(-t.rows // rows)) // processors())
+        row_blocks = -(-t.rows // (rows * processors()))
         row_blocks = min(row_blocks, threads // rows)
         slices = threads // 32 // row_blocks
         blocks = -(-t.rows // (rows * row_blocks))
@@ -209,10 +205,10 @@ def matmul(t: DeviceTensor, x: Any, out: Any = None, stream: Any = None) -> Any:
     Parameters: t, of `upload`, (…, rows, cols); x (cols,) or (cols, batch), float16, float32 or
     float64, any array on the device with __cuda_array_interface__ (CuPy, PyTorch, Numba), in any
     layout; out, such an array for the result, (rows,) or (rows, batch), or None for a new one;
-    stream, an address, an object that has one (`cuda_stream`, `ptr`, `handle`), or None for the default
-    stream. Returns out: (…, rows) or (…, rows, batch); a new one is a float32 `DeviceArray`, which
-    other libraries take (`torch.as_tensor(y, device="cuda")`). Raises ShapeError, DTypeError,
-    DeviceError.
+    stream, an address, an object that has one (`cuda_stream`, `ptr`, `handle`), or None for the
+    default stream. Returns out: (…, rows) or (…, rows, batch); a new one is a float32
+    `DeviceArray`, which other libraries take (`torch.as_tensor(y, device="cuda")`). Raises
+    ShapeError, DTypeError, DeviceError.
 
     Up to 16 columns, x is rotated in binary32 and rounded to 16-bit fixed point with one scale a
     column; sums within a group are exact, those over groups binary32. With u = 2^-24, a column's
@@ -221,7 +217,8 @@ def matmul(t: DeviceTensor, x: Any, out: Any = None, stream: Any = None) -> Any:
         ||w||_1 (max |R x| / 65278 + (m + 1) u ||x||) + (g + 12) u ||w|| ||x||
 
     for the row w of W', g = groups in a row / 32 + 8, m = log2(order) + base + 3 for the largest
-    block of the rotation. From 17 columns on, W' and R x are also rounded to binary16: 2^-10 ||w|| ||x|| more.
+    block of the rotation. From 17 columns on, W' and R x are also rounded to binary16:
+    2^-10 ||w|| ||x|| more.
     The same input gives the same bits on every run on a device.
     """
     use()
@@ -258,8 +255,6 @@ def matmul(t: DeviceTensor, x: Any, out: Any = None, stream: Any = None) -> Any:
         if plan is None:
             made = Plan if count <= SIZES[-1] else dense.DensePlan
             plan = t.plans[key] = made(t, *key)
-        plan(
-            view.at(done * x_steps[1]), x_steps, address.at(done * steps[1]), steps, number
-        )
+        plan(view.at(done * x_steps[1]), x_steps, address.at(done * steps[1]), steps, number)
         done += count
     return out

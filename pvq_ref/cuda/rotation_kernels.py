@@ -110,10 +110,10 @@ def make_rotation(
     keep, out isn't written where nothing needs it.
 
     rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
-    largest, segments, padded columns, packed, its step): a segment is five numbers, first column, columns, length of
-    a run, order of the base, where the base begins in `bases`. largest gets the greatest magnitude of
-    each row of out,
-    and packed two planes of its fixed-point words, each `its step` words long.
+    largest, segments, padded columns, packed, its step): a segment is five numbers,
+    first column, columns, length of a run, order of the base, where the base begins in `bases`.
+    largest gets the greatest magnitude of each row of out, and packed two planes of its
+    fixed-point words, each `its step` words long.
     """
 
     if single is not None:

@@ -125,9 +125,7 @@ def _fields(t: PVQTensor, part: Part, start: int, stop: int) -> NDArray[np.uint8
     return fields.reshape(-1).astype(np.uint8)
 
 
-def _ranges(
-    t: PVQTensor, part: Part, threads: int | None
-) -> "map[tuple[int, NDArray[np.int32]]]":
+def _ranges(t: PVQTensor, part: Part, threads: int | None) -> "map[tuple[int, NDArray[np.int32]]]":
     """Return an iterator over (first row, integers) of a part."""
 
     def work(start: int, stop: int) -> tuple[int, NDArray[np.int32]]:
@@ -235,13 +233,14 @@ def _rotation(rotation: Rotation | None, cols: int) -> DeviceRotation:
     """Return a rotation's tables; without a rotation, those of none."""
     if rotation is None:
         ones = np.ones(cols, np.float32)
-        segments = np.array([[0, cols, 1, 1, 0]], np.uint32)
+        whole = np.array([[0, cols, 1, 1, 0]], np.uint32)
         nothing = DeviceArray.of(np.zeros(1, np.int8))
         return DeviceRotation(
-            DeviceArray.of(ones), DeviceArray.of(segments), DeviceArray.of(np.ones(1, np.float32)),
+            DeviceArray.of(ones), DeviceArray.of(whole), DeviceArray.of(np.ones(1, np.float32)),
             nothing, nothing, 1, (cols, 1, 1),
         )  # fmt: skip
-    segments, factors = [], []
+    segments: list[tuple[int, int, int, int, int]] = []
+    factors: list[float] = []
     bases: list[NDArray[np.int8]] = []
     back: list[NDArray[np.int8]] = []
     first = base = 0
@@ -276,7 +275,7 @@ def upload(t: PVQTensor, *, threads: int | None = None) -> DeviceTensor:
     check_fields(t)
     norms = np.ldexp(t.row_norm.astype(np.float64), t.norm_exponent)
     nonzero = norms[norms > 0]
-    if nonzero.size and not (1e-30 < nonzero.min() and nonzero.max() < 1e30):
+    if nonzero.size and not (nonzero.min() > 1e-30 and nonzero.max() < 1e30):
         raise DomainError(
             f"row norms must be between 1e-30 and 1e30, got {nonzero.min()} to {nonzero.max()}"
         )

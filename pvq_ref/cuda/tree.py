@@ -118,7 +118,9 @@ def _node(tree: Tree, m: int, j: int) -> tuple[int | None, list[Split]]:
     if width > limit:
         return None, []
     splits, start = [], 0
-    for size, a in sorted(((max(size, least), a) for size, a in sizes), key=lambda s: (-s[0], s[1])):
+    for size, a in sorted(
+        ((max(size, least), a) for size, a in sizes), key=lambda s: (-s[0], s[1])
+    ):
         splits.append(Split(a, start, size))
         start += 1 << size
     return width, splits
