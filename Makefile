@@ -23,7 +23,11 @@ demo: $(VENV)/.installed-bench ## compress a real model of 135M parameters, chec
 	$(call unless-there,demo/restored,$(BIN)/pvq-ref decompress demo/compressed demo/restored)
 	$(BIN)/python bench/demo_report.py demo
 
-test: test-compiled test-uncompiled test-boundscheck test-cuda ## run all tests, in four ways
+# The compiled tests take longer than all others together, which run beside them.
+test: $(VENV)/.installed-test ## run all tests, in four ways
+	@log=$$(mktemp); $(MAKE) --no-print-directory test-compiled & compiled=$$!; \
+	$(MAKE) --no-print-directory test-uncompiled test-boundscheck test-cuda >$$log 2>&1; others=$$?; \
+	wait $$compiled; compiled=$$?; cat $$log; rm -f $$log; exit $$((compiled || others))
 
 test-compiled: $(VENV)/.installed-test ## run the tests and the examples in docstrings
 	$(BIN)/python -m pytest

@@ -45,7 +45,7 @@ if SIMULATED:
         return tuple(array[4 * int(i) : 4 * int(i) + 4])
 
     def nearest(x: float) -> np.int32:
-        return np.int32(np.rint(x))
+        return np.int32(np.clip(np.rint(np.nan_to_num(x, nan=0.0)), -(2**31), 2**31 - 1))
 
     def two_halves(a: float, b: float) -> np.uint32:
         pair = np.array([a, b], np.float32).astype(np.float16)
@@ -53,6 +53,9 @@ if SIMULATED:
 
     def bits_of(x: float) -> np.uint32:
         return np.float32(x).view(np.uint32)
+
+    def float_of(bits: int) -> np.float32:
+        return np.uint32(bits).view(np.float32)
 
     def put_four(array: Any, i: int, words: tuple[Any, ...]) -> None:
         size = 16 // array.dtype.itemsize
@@ -145,6 +148,13 @@ else:
             return builder.bitcast(args[0], ir.IntType(32))
 
         return u32(types.float32), generate
+
+    @intrinsic
+    def float_of(typing: Any, bits: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], ir.FloatType())
+
+        return types.float32(u32), generate
 
     @intrinsic
     def put_four(typing: Any, array: Any, i: Any, words: Any) -> Any:

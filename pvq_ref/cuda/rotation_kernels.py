@@ -7,13 +7,22 @@ Sylvester's matrix are taken at a time, on eight elements in registers.
 from collections.abc import Callable
 
 import numba
+import numpy as np
 from numba import cuda
 
-from pvq_ref.cuda.intrinsics import SIMULATED, add, device, let_next_start
+from pvq_ref.cuda.intrinsics import (
+    SIMULATED,
+    add,
+    bits_of,
+    device,
+    float_of,
+    let_next_start,
+)
 from pvq_ref.cuda.product_kernels import LARGEST, quantize
 
-u32, u64, f32 = numba.uint32, numba.uint64, numba.float32
+u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
 THREADS = 32 if SIMULATED else 1024
+TINY = int(np.float32(1e-30).view(np.uint32))  # the least scale of activations, as bits
 
 
 @device
@@ -76,7 +85,7 @@ def sylvester(z, offset, size, run):
 
 @device
 def block_max(value, peak):
-    """Return the largest value of a block of threads; peak has room for 32."""
+    """Return the largest i32 of a block of threads; peak has room for 32."""
     thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
     lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
     if SIMULATED:
@@ -86,13 +95,13 @@ def block_max(value, peak):
             value = max(value, peak[i])
     else:
         for by in (16, 8, 4, 2, 1):
-            value = max(value, cuda.shfl_xor_sync(0xFFFFFFFF, value, by))
+            value = max(value, i32(cuda.shfl_xor_sync(0xFFFFFFFF, value, by)))
         if lane == u32(0):
             peak[warp] = value
         cuda.syncthreads()
-        value = peak[lane] if u32(lane * u32(32)) < threads else f32(0)
+        value = i32(peak[lane]) if u32(lane * u32(32)) < threads else i32(0)
         for by in (16, 8, 4, 2, 1):
-            value = max(value, cuda.shfl_xor_sync(0xFFFFFFFF, value, by))
+            value = max(value, i32(cuda.shfl_xor_sync(0xFFFFFFFF, value, by)))
     return value
 
 
@@ -112,8 +121,9 @@ def make_rotation(
     rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
     largest, segments, padded columns, packed, its step): a segment is five numbers,
     first column, columns, length of a run, order of the base, where the base begins in `bases`.
-    largest gets the greatest magnitude of each row of out, and packed two planes of its
-    fixed-point words, each `its step` words long.
+    largest gets the greatest magnitude of each row of out, but at least 1e-30, and packed two planes
+    of its fixed-point words, each `its step` words long. Magnitudes are compared as integers, in
+    whose order infinity and NaN come last: a column with one of them has it as its largest.
     """
 
     if single is not None:
@@ -135,10 +145,10 @@ def make_rotation(
         else:
             z = scratch
             offset = u32(u32(cuda.blockIdx.x) * padded)
-        peak = cuda.shared.array(32, numba.float32)
+        peak = cuda.shared.array(32, numba.int32)
         thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         source, target = row * u64(x_row), row * u64(out_row)
-        most = f32(0)
+        most = i32(TINY)
         for s in range(count):
             at = u32(u32(5) * u32(s))
             if is_single:
@@ -188,15 +198,15 @@ def make_rotation(
                     out[target + u64(column)] = value
                 else:
                     z[add(offset, pad(i))] = value
-                most = max(most, abs(value))
+                most = max(most, i32(bits_of(abs(value))))
                 i = add(i, threads)
             cuda.syncthreads()
         if forward:
             most = block_max(most, peak)
             if thread == u32(0):
-                largest[cuda.blockIdx.x] = most
+                largest[cuda.blockIdx.x] = float_of(u32(most))
             # The block's own rows of out are visible to it after the barriers of block_max.
-            up = f32(LARGEST) / most if most > f32(0) else f32(0)
+            up = f32(LARGEST) / float_of(u32(most))
             first = u64(cuda.blockIdx.x) * u64(2) * u64(packed_step)
             i = thread
             while i < packed_step:

@@ -284,7 +284,7 @@ def upload(t: PVQTensor, *, threads: int | None = None) -> DeviceTensor:
     if tree is None:
         warnings.warn(
             f"groups of n = {pieces[0].n}, k = {pieces[0].k} take the general path, which is slow: "
-            f"the fast one takes n = 16 and 32 up to about 3.5 bits per weight",
+            f"the fast one takes n = 16 and 32 up to about 3.25 bits per weight",
             SlowPathWarning,
             stacklevel=2,
         )
