@@ -309,7 +309,7 @@ def test_columns_that_are_not_finite(name):
 
 
 def test_the_least_activations():
-    t, on_device = case("16")
+    _, on_device = case("16")
     x = (normal(64) * 1e-36).astype(np.float32)
     got = cuda.matmul(on_device, Placed(x)).copy_to_host()
     assert np.abs(got).max() < 1e-30

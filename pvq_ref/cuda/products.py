@@ -219,8 +219,8 @@ def matmul(t: DeviceTensor, x: Any, out: Any = None, stream: Any = None) -> Any:
     for the row w of W', g = groups in a row, m = log2(order) + base + 3 for the largest
     block of the rotation. From 17 columns on, W' and R x are also rounded to binary16:
     2^-10 ||w|| ||x|| more.
-    Scales of x below 1e-30 count as 1e-30, and a column with NaN or infinity, or one that overflows,
-    gives NaN. The same input gives the same bits on every run on a device.
+    Scales of x below 1e-30 count as 1e-30, and a column with NaN or infinity, or one that
+    overflows, gives NaN. The same input gives the same bits on every run on a device.
     """
     use()
     view = View(x, "x")
