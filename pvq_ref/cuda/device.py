@@ -178,7 +178,7 @@ class View:
         else:
             try:
                 described = array.__cuda_array_interface__
-            except (AttributeError, TypeError) as error:
+            except Exception as error:  # libraries differ in what they raise
                 raise DTypeError(
                     f"{name} must be on the device, with __cuda_array_interface__ (no bfloat16, no "
                     f"gradient), got {type(array).__name__} ({error})"

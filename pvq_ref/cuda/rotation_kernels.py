@@ -122,8 +122,9 @@ def make_rotation(
     largest, segments, padded columns, packed, its step): a segment is five numbers,
     first column, columns, length of a run, order of the base, where the base begins in `bases`.
     largest gets the greatest magnitude of each row of out, but at least 1e-30, and packed two
-    planes of its fixed-point words, each `its step` words long. Magnitudes are compared as integers, in
-    whose order infinity and NaN come last: a column with one of them has it as its largest.
+    planes of its fixed-point words, each `its step` words long. Magnitudes are compared as
+    integers, in whose order infinity and NaN come last: a column with one of them has it as its
+    largest.
     """
 
     if single is not None:
