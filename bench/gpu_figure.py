@@ -42,7 +42,7 @@ def figure() -> str:
     layout = Layout(tree, GAIN_BITS)
     y = search(np.random.default_rng(SEED).standard_normal((1, 16)), K)
     code = int(encode(y, tree)[0][0, 1])
-    canvas = Canvas(860, 430, (20, 410), (1, 1))
+    canvas = Canvas(980, 430, (20, 410), (1, 1))
     text = _bits(code, tree.bits)
     whole = text + _bits(GAIN, layout.bits - tree.bits)
     planes = [whole[:32], whole[32:48], whole[48:]]
