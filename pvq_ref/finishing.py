@@ -84,7 +84,7 @@ class _Gains:
         taken, passed = [], 0
         for table in self.seen():
             gains = self.of(part, table).reshape(-1)
-            taken.append(gains[-passed % step :: step])
+            taken.append(gains[-passed % step :: step].copy())  # a view would keep its block
             passed += gains.size
         return np.concatenate(taken)
 
