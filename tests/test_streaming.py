@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 from itertools import pairwise
 
 import numpy as np
@@ -13,9 +14,11 @@ from safetensors.numpy import save_file
 from pvq_ref import compress, decompress, dequantize, groups, load, quantize
 from pvq_ref.container import Reader
 from pvq_ref.errors import DomainError, IntegrityError, PayloadError
-from pvq_ref.groups import even_rows, row_blocks, rows_per_range
+from pvq_ref.finishing import finish, table_width
+from pvq_ref.groups import Coding, even_rows, row_blocks, rows_per_range
 from pvq_ref.memory import DEFAULT_MEMORY, FIXED, PER_WEIGHT, Limits, memory_size
 from pvq_ref.parsing import parse
+from pvq_ref.rates import allot
 from pvq_ref.stored import decoded
 from pvq_ref.verification import verify
 from tests.models import entries_of, flip, forge
@@ -223,3 +226,22 @@ def test_four_threads_end_together(rows, cols):
 def test_ranges_of_real_shapes():
     cut = [(576, 576, 144), (192, 576, 48), (1536, 576, 192), (576, 1536, 72)]
     assert [even_rows(rows, cols) for rows, cols, _ in cut] == [step for _, _, step in cut]
+
+
+def test_levels_are_chosen_without_all_gains_in_memory():
+    blocks, rows = 64, 128
+    a = allot(blocks * rows, 4096, 3.25, 16)
+    coding = Coding(a, "blocked", 4, None)
+    block = np.random.default_rng(0).uniform(0.5, 1.5, (rows, table_width(a)))
+
+    def tables(count):
+        return lambda: (block * 1.0 for _ in range(count))  # each in memory of its own
+
+    finish(tables(2), coding, "auto")  # compiles
+    tracemalloc.start()
+    try:
+        finish(tables(blocks), coding, "auto")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < blocks * block.nbytes / 2
