@@ -163,8 +163,8 @@ of three dimensions.
 
 Peak memory is the process's own (VmHWM), everything included; the column beside it is what came on
 top of Python with all imports. With {struck} of {given.kills} kills at random moments before its
-end, each followed by `--resume`, and by two shards at once ({seconds:.1f} s, threads for each: {max(1, given.threads // 2)}) with
-`merge`, the output had the same bytes.
+end, each followed by `--resume`, and by two shards at once ({seconds:.1f} s, threads for each:
+{max(1, given.threads // 2)}) with `merge`, the output had the same bytes.
 """
     report.write_page(given.page, text)
 
