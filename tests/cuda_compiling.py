@@ -13,7 +13,7 @@ import numpy as np
 from cuda.bindings import driver, nvjitlink
 
 from pvq_ref import cuda
-from pvq_ref.cuda import dense, device, products
+from pvq_ref.cuda import dense, device, launching, products
 from tests.tensors import encoded
 
 ATTRIBUTES = {
@@ -59,7 +59,7 @@ def compiled(name, function, arguments, threads, capability, known=set()):  # no
     key = (name, tuple(arguments), threads)
     assert key not in known, f"two kernels are kept under {key}"
     known.add(key)
-    return device.ptx(function, arguments, threads, capability)
+    return launching.ptx(function, arguments, threads, capability)
 
 
 def link(text):
@@ -72,8 +72,9 @@ def link(text):
 
 def main():
     warnings.simplefilter("ignore", cuda.SlowPathWarning)
-    device.driver, device._launcher = Driver(), lambda: lambda *_: 0
-    device.kept_ptx = compiled
+    device.driver = launching.driver = Driver()
+    launching._launcher = lambda: lambda *_: 0
+    launching.kept_ptx = compiled
     types = ("float16", "float32", "float64")
     # The last one's rows are too long for shared memory.
     for n, k, cols in ((16, 20, 100), (32, 40, 100), (5, 6, 23), (32, 40, 100_000)):

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from pvq_ref.cuda.device import DeviceArray, Kernel, processors
+from pvq_ref.cuda.device import DeviceArray, processors
 from pvq_ref.cuda.expanding import expansions
 from pvq_ref.cuda.finish_kernels import narrow, place_rows
 from pvq_ref.cuda.intrinsics import SIMULATED
+from pvq_ref.cuda.launching import Kernel
 from pvq_ref.cuda.tensor import DeviceTensor
 from pvq_ref.errors import DeviceError
 

@@ -9,8 +9,6 @@ from numpy.typing import DTypeLike
 from pvq_ref.cuda.coding import Image, Layout
 from pvq_ref.cuda.device import (
     DeviceArray,
-    Kernel,
-    Launch,
     processors,
     shared_words,
     stream_number,
@@ -19,6 +17,7 @@ from pvq_ref.cuda.device import (
 from pvq_ref.cuda.expand_kernels import make_expand, make_expand_odd
 from pvq_ref.cuda.general_kernels import make_general_expand
 from pvq_ref.cuda.intrinsics import SIMULATED
+from pvq_ref.cuda.launching import Kernel, Launch
 from pvq_ref.cuda.tensor import DeviceTensor
 from pvq_ref.errors import DTypeError
 

@@ -9,10 +9,26 @@ from collections.abc import Callable
 import numba
 from numba import cuda
 
-from pvq_ref.cuda.intrinsics import add, device, nearest, rsqrt
-from pvq_ref.cuda.product_kernels import LARGEST, warp_sum
+from pvq_ref.cuda.intrinsics import SIMULATED, add, device, nearest, rsqrt
+from pvq_ref.cuda.product_kernels import LARGEST
 
 u32, u64, i32, i64, f32 = numba.uint32, numba.uint64, numba.int32, numba.int64, numba.float32
+
+
+@device
+def warp_sum(value, lane, scratch):
+    """Return the sum over a warp, in its first lane."""
+    if SIMULATED:
+        for by in (16, 8, 4, 2, 1):
+            scratch[lane] = value
+            cuda.syncthreads()
+            if lane + by < 32:
+                value = value + scratch[lane + by]
+            cuda.syncthreads()
+    else:
+        for by in (16, 8, 4, 2, 1):
+            value += cuda.shfl_down_sync(0xFFFFFFFF, value, by)
+    return value
 
 
 @device

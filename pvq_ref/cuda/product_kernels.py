@@ -8,7 +8,6 @@ from numba import cuda
 
 from pvq_ref.cuda.coding import Image, Layout, sixteens
 from pvq_ref.cuda.intrinsics import (
-    SIMULATED,
     add,
     device,
     dp4a,
@@ -39,22 +38,6 @@ def quantize(x, start, up):
         high = u32(high | u32(u32(upper & i32(255)) << u32(8 * j)))
         low = u32(low | u32(u32(lower & i32(255)) << u32(8 * j)))
     return high, low
-
-
-@device
-def warp_sum(value, lane, scratch):
-    """Return the sum over a warp, in its first lane."""
-    if SIMULATED:
-        for by in (16, 8, 4, 2, 1):
-            scratch[lane] = value
-            cuda.syncthreads()
-            if lane + by < 32:
-                value = value + scratch[lane + by]
-            cuda.syncthreads()
-    else:
-        for by in (16, 8, 4, 2, 1):
-            value += cuda.shfl_down_sync(0xFFFFFFFF, value, by)
-    return value
 
 
 @device

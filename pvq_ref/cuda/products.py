@@ -14,10 +14,7 @@ from pvq_ref.cuda import dense
 from pvq_ref.cuda.coding import Image, Layout
 from pvq_ref.cuda.device import (
     DeviceArray,
-    Kernel,
-    Launch,
     View,
-    can_overlap,
     processors,
     shared_words,
     stream_number,
@@ -26,6 +23,7 @@ from pvq_ref.cuda.device import (
 from pvq_ref.cuda.finish_kernels import finish
 from pvq_ref.cuda.general_kernels import make_general
 from pvq_ref.cuda.intrinsics import SIMULATED
+from pvq_ref.cuda.launching import Kernel, Launch, can_overlap
 from pvq_ref.cuda.product_kernels import make_product
 from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
 from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
