@@ -3,11 +3,14 @@
 What the CPU decodes is the reference: integers are equal, products within derived bounds.
 """
 
+import sys
 import warnings
 from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from math import log2
+from threading import Barrier, Event
+from types import ModuleType
 
 import ml_dtypes
 import numpy as np
@@ -28,6 +31,8 @@ except DeviceError:
     pytest.skip(reason, allow_module_level=True)
 
 Placed = import_module("tests.cuda_arrays").Placed
+SIMULATED = import_module("pvq_ref.cuda.intrinsics").SIMULATED
+Kernel = import_module("pvq_ref.cuda.launching").Kernel
 
 U = 2.0**-24
 
@@ -137,6 +142,37 @@ def test_integers_are_those_of_the_file(name):
     got = cuda.unrank(on_device)
     assert got.shape == (t.grid.rows, t.grid.cols) and got.dtype == np.int32
     assert np.array_equal(got.copy_to_host(), integers(t))
+
+
+@pytest.mark.skipif(not SIMULATED, reason="is about the simulator")
+def test_a_function_of_another_module_runs_on_while_threads_return_from_it(monkeypatch):
+    module = ModuleType("pvq_ref.cuda.probe")
+    module.inside, module.left = Barrier(2, timeout=60), Event()
+    code = """
+import numba
+from numba import cuda
+from pvq_ref.cuda.intrinsics import device
+
+@device
+def place():
+    first = cuda.threadIdx.x == 0
+    inside.wait()
+    assert first or left.wait(60)
+    place = cuda.local.array(1, numba.uint32)
+    place[0] = cuda.threadIdx.x
+    return place[0]
+"""
+    exec(code, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def kernel(out):
+        i = module.place()
+        out[i] = i + 1
+        module.left.set()
+
+    out = cuda.DeviceArray.of(np.zeros(2, np.uint32))
+    Kernel("probe", kernel, ("uint32",), 2).bind((out,), 1)()
+    assert out.copy_to_host().tolist() == [1, 2]
 
 
 def test_cases_cover_both_paths_and_groups_without_a_code():

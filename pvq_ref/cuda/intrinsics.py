@@ -1,5 +1,6 @@
 """Instructions of the device that Numba has no name for, and the same in plain Python."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ if not hasattr(np, "row_stack"):  # numba-cuda 0.30 imports it, NumPy 2.5 hasn't
 from numba import config, cuda
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-# Inlined functions need no device to be compiled for.
-device = cuda.jit(device=True) if SIMULATED else cuda.jit(device=True, inline="always")
 
 if SIMULATED:
+
+    def device(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function: `launching` gives its module what the simulator has for `cuda`."""
+        return function
 
     def shift_right(x: int, by: int) -> np.uint32:
         return np.uint32(int(x) >> (int(by) & 31))
@@ -72,6 +75,9 @@ else:
     from llvmlite import ir
     from numba.cuda import types
     from numba.cuda.extending import intrinsic
+
+    # Inlined functions need no device to be compiled for.
+    device = cuda.jit(device=True, inline="always")
 
     def _asm(text: str, arguments: int) -> Any:
         """Return the code generator of one instruction on 32-bit integers."""

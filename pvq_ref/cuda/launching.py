@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numba import cuda
 
 from pvq_ref.compiler import source_hash
 from pvq_ref.cuda.device import attribute_of, checked, use
@@ -22,7 +23,6 @@ from pvq_ref.jit import cache_directory
 
 if not SIMULATED:
     from cuda.bindings import driver
-    from numba import cuda
     from numba.cuda import types
 
 
@@ -85,9 +85,7 @@ class Kernel:
         self.threads, self.shared = threads, 4 * shared
         self.kinds = tuple(arguments)
         if SIMULATED:
-            from numba import cuda as simulator
-
-            self.function: Any = simulator.jit(function)
+            self.function: Any = cuda.jit(_simulated(function))
             return
         use()
         capability = (
@@ -155,6 +153,22 @@ def ptx(
         fastmath=True, launch_bounds=(threads, 1),  # saves no registers for a second block
     )  # fmt: skip
     return str(text)
+
+
+def _simulated(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the kernel for the simulator, which gives its `cuda` to the module of a kernel alone.
+
+    The modules of the functions that the kernel calls get it here, from each thread and for good:
+    to take it away when one thread has returned would take it from those that haven't.
+    """
+
+    def kernel(*arguments: Any) -> None:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("pvq_ref.cuda.") and hasattr(module, "cuda"):
+                vars(module)["cuda"] = cuda
+        function(*arguments)
+
+    return kernel
 
 
 class Launch:
