@@ -18,9 +18,8 @@ from pvq_ref.jit import kernel
 
 Floats = NDArray[np.float64]
 MAX_SEED = (1 << 64) - 1
-_TILE = 1 << 13  # elements that are rotated together: they stay in the cache
-_LANES = 8  # rows, at most: with more, rows of the base are far enough apart to evict each other
-_SPAN = 128  # columns of the base's product that are made together
+_SPAN = 128  # elements of the base's product that are made together
+_TILE = 1 << 15  # elements of several rows that are rotated together, at most
 
 
 def splitmix64(state: int, length: int) -> NDArray[np.uint64]:
@@ -48,13 +47,27 @@ def signs(seed: int, cols: int) -> Floats:
 
 
 @kernel
-def _sylvester(z: Floats, length: int, lanes: int) -> None:
-    """Transform each run of `length` vectors of lanes, a power of two, by Sylvester's matrix.
+def _sylvester(z: Floats, length: int) -> None:
+    """Transform each run of `length` elements, a power of two, by Sylvester's matrix.
 
-    Two steps at a time, with the roundings of one after the other.
+    Two steps at a time, with the roundings of one after the other. The first loops have strides
+    that are known when they are compiled, which makes vectors of them.
     """
-    step, stop = lanes, length * lanes
-    while 2 * step < stop:
+    step = 1
+    if length >= 4:
+        for i in range(0, z.size, 4):
+            p, q, r, s = z[i], z[i + 1], z[i + 2], z[i + 3]
+            a, b, c, d = p + q, p - q, r + s, r - s
+            z[i], z[i + 1], z[i + 2], z[i + 3] = a + c, b + d, a - c, b - d
+        step = 4
+    if length >= 16:
+        for first in range(0, z.size, 16):
+            for i in range(first, first + 4):
+                p, q, r, s = z[i], z[i + 4], z[i + 8], z[i + 12]
+                a, b, c, d = p + q, p - q, r + s, r - s
+                z[i], z[i + 4], z[i + 8], z[i + 12] = a + c, b + d, a - c, b - d
+        step = 16
+    while 4 * step <= length:
         for first in range(0, z.size, 4 * step):
             p, q = z[first : first + step], z[first + step : first + 2 * step]
             r, s = z[first + 2 * step : first + 3 * step], z[first + 3 * step : first + 4 * step]
@@ -62,7 +75,7 @@ def _sylvester(z: Floats, length: int, lanes: int) -> None:
                 a, b, c, d = p[i] + q[i], p[i] - q[i], r[i] + s[i], r[i] - s[i]
                 p[i], q[i], r[i], s[i] = a + c, b + d, a - c, b - d
         step *= 4
-    if step < stop:
+    if step < length:
         for first in range(0, z.size, 2 * step):
             p, q = z[first : first + step], z[first + step : first + 2 * step]
             for i in range(step):
@@ -73,30 +86,42 @@ def _sylvester(z: Floats, length: int, lanes: int) -> None:
 def _mix(z: Floats, base: Floats, out: Floats) -> None:
     """Write base times z, z a (base.shape[0], …) array in row-major order.
 
-    Orders of bases are multiples of four, so four products are added in one pass; a few columns at
-    a time stay in the cache for all rows.
+    Orders of bases are multiples of four: four products are added to each of four sums in one pass;
+    a few columns at a time stay in the cache for all rows.
     """
     order = base.shape[0]
     run = z.size // order
     for first in range(0, run, _SPAN):
-        stop = min(first + _SPAN, run)
-        for i in range(0, order, 2):
-            upper = out[i * run + first : i * run + stop]
-            lower = out[(i + 1) * run + first : (i + 1) * run + stop]
-            for t in range(upper.size):
-                upper[t] = lower[t] = -0.0  # a sum that begins with it is the sum of the rest
+        width = min(_SPAN, run - first)
+        for i in range(0, order, 4):
+            at = i * run + first
+            e, f = out[at : at + width], out[at + run : at + run + width]
+            at += 2 * run
+            g, h = out[at : at + width], out[at + run : at + run + width]
+            for t in range(width):
+                e[t] = f[t] = g[t] = h[t] = -0.0  # sums that begin with it are those of the rest
             for j in range(0, order, 4):
                 at = j * run + first
-                p, q = z[at : at + upper.size], z[at + run : at + run + upper.size]
+                p, q = z[at : at + width], z[at + run : at + run + width]
                 at += 2 * run
-                r, s = z[at : at + upper.size], z[at + run : at + run + upper.size]
-                a, b, c, d = base[i, j], base[i, j + 1], base[i, j + 2], base[i, j + 3]
-                e, f, g, h = (
+                r, s = z[at : at + width], z[at + run : at + run + width]
+                e0, e1, e2, e3 = base[i, j], base[i, j + 1], base[i, j + 2], base[i, j + 3]
+                f0, f1, f2, f3 = (
                     base[i + 1, j], base[i + 1, j + 1], base[i + 1, j + 2], base[i + 1, j + 3]
                 )  # fmt: skip
-                for t in range(upper.size):
-                    upper[t] = upper[t] + a * p[t] + b * q[t] + c * r[t] + d * s[t]
-                    lower[t] = lower[t] + e * p[t] + f * q[t] + g * r[t] + h * s[t]
+                g0, g1, g2, g3 = (
+                    base[i + 2, j], base[i + 2, j + 1], base[i + 2, j + 2], base[i + 2, j + 3]
+                )  # fmt: skip
+                h0, h1, h2, h3 = (
+                    base[i + 3, j], base[i + 3, j + 1], base[i + 3, j + 2], base[i + 3, j + 3]
+                )  # fmt: skip
+                for t in range(width):
+                    a, b, c, d = p[t], q[t], r[t], s[t]  # before anything is written
+                    u, v, x, y = e[t], f[t], g[t], h[t]
+                    e[t] = u + e0 * a + e1 * b + e2 * c + e3 * d
+                    f[t] = v + f0 * a + f1 * b + f2 * c + f3 * d
+                    g[t] = x + g0 * a + g1 * b + g2 * c + g3 * d
+                    h[t] = y + h0 * a + h1 * b + h2 * c + h3 * d
 
 
 @kernel
@@ -105,31 +130,46 @@ def _apply(
 ) -> None:
     """Rotate `count` consecutive blocks of every row in place, from column `start` on, or back.
 
-    base is the transpose for the way back. A tile of rows goes through each step together: z holds
-    their elements of one column side by side.
+    base is the transpose for the way back. Where the runs that the base mixes are short, a few rows
+    go through each step together: z holds their runs of one number side by side.
     """
-    factor, length = 1.0 / np.sqrt(np.float64(order)), order // base.shape[0]
-    most = min(x.shape[0], max(4, min(_LANES, _TILE // order // 4 * 4)))
+    length = order // base.shape[0]
+    factor = 1.0 / np.sqrt(np.float64(order))
+    most = max(1, min(x.shape[0], _SPAN // length, _TILE // order))
     tile, room = np.empty(order * most), np.empty(order * most)
     for top in range(0, x.shape[0], most):
-        lanes = min(most, x.shape[0] - top)
+        together = min(most, x.shape[0] - top)
         for first in range(start, start + count * order, order):
-            z, mixed = tile[: order * lanes], room[: order * lanes]
-            for lane in range(lanes):
-                for i in range(order):
-                    value = x[top + lane, first + i]
-                    z[i * lanes + lane] = value * sign[first + i] if forward else value
+            z, mixed = tile[: order * together], room[: order * together]
+            for row in range(together):
+                for place in range(0, order, length):
+                    column, at = first + place, place * together + row * length
+                    part = x[top + row, column : column + length]
+                    signed, to = sign[column : column + length], z[at : at + length]
+                    if forward:
+                        for i in range(length):
+                            to[i] = part[i] * signed[i]
+                    else:
+                        for i in range(length):
+                            to[i] = part[i]
             if forward:
-                _sylvester(z, length, lanes)
+                _sylvester(z, length)
             if base.shape[0] > 1:
                 _mix(z, base, mixed)
                 z, mixed = mixed, z
             if not forward:
-                _sylvester(z, length, lanes)
-            for lane in range(lanes):
-                for i in range(order):
-                    value = z[i * lanes + lane] * factor
-                    x[top + lane, first + i] = value if forward else value * sign[first + i]
+                _sylvester(z, length)
+            for row in range(together):
+                for place in range(0, order, length):
+                    column, at = first + place, place * together + row * length
+                    part = x[top + row, column : column + length]
+                    signed, to = sign[column : column + length], z[at : at + length]
+                    if forward:
+                        for i in range(length):
+                            part[i] = to[i] * factor
+                    else:
+                        for i in range(length):
+                            part[i] = to[i] * factor * signed[i]
 
 
 @dataclass(frozen=True)
