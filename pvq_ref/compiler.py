@@ -56,15 +56,19 @@ class _Cache(FunctionCache):  # type: ignore[misc]
     _impl_class = _Impl
 
 
-def dispatcher(function: Callable[..., Any], inline: bool) -> Any:
-    """Return Numba's dispatcher of a kernel: without Python objects and lock, cached on disk."""
+def dispatcher(function: Callable[..., Any], inline: bool, fused: bool) -> Any:
+    """Return Numba's dispatcher of a kernel: without Python objects and lock, cached on disk.
+
+    fused lets the compiler contract a product and a sum into one instruction.
+    """
     if inline:
         return numba.njit(inline="always")(function)
     # What allocates nothing need not count references, which takes a while to compile.
     allocates = not ALLOCATING.isdisjoint(function.__code__.co_names)
     compiled: Any = numba.njit(
-        nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=allocates
-    )(function)
+        nogil=True, error_model="numpy", no_cfunc_wrapper=True, _nrt=allocates,
+        fastmath={"contract"} if fused else False,
+    )(function)  # fmt: skip
     if cache_directory() is not None:
         compiled._cache = _Cache(function)
     return compiled

@@ -27,12 +27,13 @@ def _fill(y: NDArray[np.int32], amplitudes: Floats, out: Floats, first: int, per
     for row in range(out.shape[0]):
         for place in range(per_row):
             group, column = row * per_row + place, first + place * n
+            point, weights = y[group], out[row, column : column + n]
             b = np.int64(0)
             for i in range(n):
-                b += np.int64(y[group, i]) * np.int64(y[group, i])
+                b += np.int64(point[i]) * np.int64(point[i])
             scale = amplitudes[group] / np.sqrt(np.float64(b))
             for i in range(n):
-                out[row, column + i] = scale * y[group, i]
+                weights[i] = scale * point[i]
 
 
 @kernel

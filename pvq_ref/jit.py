@@ -69,9 +69,9 @@ class _Kernel:
     Numba takes it for that dispatcher inside other kernels, because it asks for `_numba_type_`.
     """
 
-    def __init__(self, function: Callable[..., Any], inline: bool) -> None:
+    def __init__(self, function: Callable[..., Any], inline: bool, fused: bool = False) -> None:
         update_wrapper(self, function)
-        self._function, self._inline = function, inline
+        self._function, self._inline, self._fused = function, inline, fused
         self._made: Any = None
         _KERNELS.append(self)
 
@@ -81,7 +81,7 @@ class _Kernel:
                 if self._made is None:
                     from pvq_ref.compiler import dispatcher
 
-                    self._made = dispatcher(self._function, self._inline)
+                    self._made = dispatcher(self._function, self._inline, self._fused)
         return self._made
 
     def __call__(self, *args: Any) -> Any:
@@ -115,6 +115,11 @@ def inlined(function: Kernel) -> Kernel:
     A call passes an array as seven numbers, which can take longer than what is then done.
     """
     return function if UNCOMPILED else _Kernel(function, inline=True)  # type: ignore[return-value]
+
+
+def fused_kernel(function: Kernel) -> Kernel:
+    """Compile a kernel whose products are exact: adding them may be one instruction with them."""
+    return function if UNCOMPILED else _Kernel(function, inline=False, fused=True)  # type: ignore[return-value]
 
 
 def wrapping_kernel(function: Kernel) -> Kernel:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from pvq_ref.counting import checked_integer
 from pvq_ref.hadamard import Block, matrix, plan, transposed
-from pvq_ref.jit import kernel
+from pvq_ref.jit import fused_kernel, kernel
 
 Floats = NDArray[np.float64]
+_1, _2, _3, _4, _8, _12 = map(np.uint64, (1, 2, 3, 4, 8, 12))
 MAX_SEED = (1 << 64) - 1
 _SPAN = 128  # elements of the base's product that are made together
 _TILE = 1 << 15  # elements of several rows that are rotated together, at most
@@ -50,22 +51,22 @@ def signs(seed: int, cols: int) -> Floats:
 def _sylvester(z: Floats, length: int) -> None:
     """Transform each run of `length` elements, a power of two, by Sylvester's matrix.
 
-    Two steps at a time, with the roundings of one after the other. The first loops have strides
-    that are known when they are compiled, which makes vectors of them.
+    Two steps at a time, with the roundings of one after the other. Unsigned places, which can't
+    count from the end, let the compiler make vectors of elements that are far apart.
     """
     step = 1
-    if length >= 4:
-        for i in range(0, z.size, 4):
-            p, q, r, s = z[i], z[i + 1], z[i + 2], z[i + 3]
-            a, b, c, d = p + q, p - q, r + s, r - s
-            z[i], z[i + 1], z[i + 2], z[i + 3] = a + c, b + d, a - c, b - d
-        step = 4
     if length >= 16:
-        for first in range(0, z.size, 16):
-            for i in range(first, first + 4):
-                p, q, r, s = z[i], z[i + 4], z[i + 8], z[i + 12]
+        for run in range(np.uint64(z.size) >> _4):
+            for part in range(_4):
+                at = (run << _4) + (part << _2)
+                p, q, r, s = z[at], z[at + _1], z[at + _2], z[at + _3]
                 a, b, c, d = p + q, p - q, r + s, r - s
-                z[i], z[i + 4], z[i + 8], z[i + 12] = a + c, b + d, a - c, b - d
+                z[at], z[at + _1], z[at + _2], z[at + _3] = a + c, b + d, a - c, b - d
+            for part in range(_4):
+                at = (run << _4) + part
+                p, q, r, s = z[at], z[at + _4], z[at + _8], z[at + _12]
+                a, b, c, d = p + q, p - q, r + s, r - s
+                z[at], z[at + _4], z[at + _8], z[at + _12] = a + c, b + d, a - c, b - d
         step = 16
     while 4 * step <= length:
         for first in range(0, z.size, 4 * step):
@@ -82,7 +83,7 @@ def _sylvester(z: Floats, length: int) -> None:
                 p[i], q[i] = p[i] + q[i], p[i] - q[i]
 
 
-@kernel
+@fused_kernel
 def _mix(z: Floats, base: Floats, out: Floats) -> None:
     """Write base times z, z a (base.shape[0], …) array in row-major order.
 
