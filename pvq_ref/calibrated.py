@@ -227,7 +227,7 @@ def compress_calibrated(
         del blocks, slopes
         factors = _tuned(model, coder, chosen, calibration, say)
         others = [unit for unit in units if unit.tensor.entry.name not in reached]
-        code_units(model, plan, others, method, work, how.limits, progress)
+        code_units(model, others, method, work, how.limits, progress)
 
         def tuned(name: str, tensor: PVQTensor) -> PVQTensor:
             return with_norms(tensor, factors[name]) if factors else tensor

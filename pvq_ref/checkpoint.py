@@ -1,6 +1,8 @@
 """Checkpoints: compress and decompress models of files and folders (spec section 9.5)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -113,37 +115,38 @@ def _decompress_file(
     progress: Progress,
 ) -> None:
     with Reader(model.file(file), model.headers[file]) as reader:
-        parsing.check_entries(reader, meta)
+        parsing.check_fields_of_all(reader, meta, limits.threads)
         untouched = [reader.header.entries[name] for name in meta.untouched]
         wanted = [(e.name, e.dtype, e.shape) for e in untouched]
         entries = layout(wanted + [(name, t.dtype, t.shape) for name, t in meta.tensors.items()])
         head = header_bytes(entries, meta.source_metadata or {"format": "pt"})
         with Writer(target, entries, len(head)) as writer:
-            for name in meta.untouched:
+            for name in meta.untouched:  # the first: their hashes too are checked before decoding
                 writer.write(name, reader.chunks(name))
                 parsing.check_hash(name, writer.hashes[name], meta)
-            for name, bare in meta.tensors.items():
-                chunks = _decoded_chunks(reader, name, bare, meta, limits, progress)
-                writer.write_unhashed(name, chunks)
+            ranges = decoded(reader, meta.tensors, meta, limits, _naming)
+            for name, of_tensor in groupby(ranges, key=lambda one: one[0]):
+                writer.write_unhashed(name, _rows(of_tensor, progress))
             writer.finish(head)
 
 
-def _decoded_chunks(
-    reader: Reader,
-    name: str,
-    bare: PVQTensor,
-    meta: parsing.FileMetadata,
-    limits: Limits,
-    progress: Progress,
-) -> Iterator[NDArray[Any]]:
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Name the tensor in errors that don't name an entry already."""
     try:
-        for _, rows in decoded(reader, name, bare, meta, limits):
-            yield rows
-            progress(name, rows.size)
+        yield
     except IntegrityError:
         raise
     except PVQError as error:
         raise type(error)(f"tensor {name!r:.80}: {error}") from None
+
+
+def _rows(
+    ranges: Iterable[tuple[str, int, NDArray[Any]]], progress: Progress
+) -> Iterator[NDArray[Any]]:
+    for name, _, rows in ranges:
+        yield rows
+        progress(name, rows.size)
 
 
 def load(path: AnyPath) -> dict[str, PVQTensor | NDArray[Any]]:

@@ -82,7 +82,7 @@ def code_unit(job: Job, state: str, name: str) -> None:
     """Make one piece, on a worker. Raises what `code_units` raises."""
     p = _prepared(job, state)
     limits = Limits(1, job.memory)
-    code_units(p.model, p.plan, [p.units[name]], p.method, p.work, limits, lambda *_: None)
+    code_units(p.model, [p.units[name]], p.method, p.work, limits, lambda *_: None)
 
 
 @contextmanager

@@ -78,6 +78,26 @@ def row_norms(x: Floats, first: int) -> Floats:
     return norms
 
 
+@dataclass(frozen=True)
+class Block:
+    """Rows start … stop of a tensor to be coded, `step` rows at a time on one thread.
+
+    step and start are multiples of eight, so that the fields of ranges begin at whole bytes.
+    """
+
+    read: RowReader
+    coding: Coding
+    start: int
+    stop: int
+    step: int
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Rows that one thread codes at a time."""
+        firsts = range(self.start, self.stop, self.step)
+        return [(at, min(at + self.step, self.stop)) for at in firsts]
+
+
 def _code_range(read: RowReader, coding: Coding, start: int, stop: int) -> Coded:
     x = rotated_rows(read, coding, start, stop)
     a = coding.allotment
@@ -104,23 +124,12 @@ def _joined(pieces: list[Coded]) -> Coded:
     )
 
 
-def coded_blocks(
-    read: RowReader,
-    coding: Coding,
-    blocks: Sequence[tuple[int, int]],
-    step: int,
-    threads: int | None,
-) -> Iterator[Coded]:
-    """Yield blocks of rows (start, stop), coded; a thread takes `step` rows at a time.
-
-    step and start are multiples of eight, so that the fields of ranges begin at whole bytes.
-    """
-    ranges = [
-        (at, min(at + step, stop)) for start, stop in blocks for at in range(start, stop, step)
-    ]
-    done = map_over(lambda one: _code_range(read, coding, *one), ranges, threads)
-    for start, stop in blocks:
-        yield _joined(list(islice(done, -(-(stop - start) // step))))
+def coded_blocks(blocks: Sequence[Block], threads: int | None) -> Iterator[Coded]:
+    """Yield blocks, of one tensor or many, coded. Threads don't wait for a block's last range."""
+    ranges = ((block, *one) for block in blocks for one in block.ranges)
+    done = map_over(lambda one: _code_range(one[0].read, one[0].coding, *one[1:]), ranges, threads)
+    for block in blocks:
+        yield _joined(list(islice(done, len(block.ranges))))
 
 
 def encode(
@@ -134,8 +143,9 @@ def encode(
 ) -> PVQTensor:
     """Compress the tensor whose rows `read(start, stop)` returns; see `quantize`."""
     rows, cols = coding.allotment.grid.rows, coding.allotment.grid.cols
-    done = []
-    for one in coded_blocks(read, coding, row_blocks(rows, cols), even_rows(rows, cols), threads):
+    step, done = even_rows(rows, cols), []
+    blocks = [Block(read, coding, *one, step) for one in row_blocks(rows, cols)]
+    for one in coded_blocks(blocks, threads):
         done.append(one)
         rows_done(len(one.table))
     end = finish(lambda: (one.table for one in done), coding, design)

@@ -120,7 +120,7 @@ def run(
             how.say(f"going on: {kept} of {len(units)} pieces are in {work.path}")
         if how.spread is not None:
             units = how.spread(units, work)
-        code_units(model, plan, units, method, work, how.limits, how.progress)
+        code_units(model, units, method, work, how.limits, how.progress)
         assembly = Assembly(model, plan, work, method.whole)
         return complete(assembly, target, state["source"], how.force, reports)
 

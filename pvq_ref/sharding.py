@@ -46,7 +46,7 @@ def compress_shard(
     check_output(model, plan, target, how.force)
     mine = share_of(all_units(plan, method.whole), number - 1, count)
     with working(target, state_of(model, plan, method), how, shared=True) as work:
-        code_units(model, plan, mine, method, work, how.limits, how.progress)
+        code_units(model, mine, method, work, how.limits, how.progress)
     return sum(unit.weights for unit in mine)
 
 

@@ -4,8 +4,10 @@ A range of rows whose fields begin at whole bytes is a tensor of its own.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ from pvq_ref.packing import packed_size
 from pvq_ref.parallel import map_over
 from pvq_ref.parsing import FileMetadata, check_hash
 from pvq_ref.tensor import DTYPES, PVQTensor, check_fields, round_to
+
+Naming = Callable[[str], AbstractContextManager[None]]
 
 
 def stored_ranges(
@@ -55,29 +59,48 @@ def stored_ranges(
 
 
 def decoded(
-    reader: Reader, name: str, bare: PVQTensor, meta: FileMetadata, limits: Limits
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Return an iterator of (first row, rows of W in the source's type) of a tensor.
+    reader: Reader,
+    tensors: Mapping[str, PVQTensor],
+    meta: FileMetadata,
+    limits: Limits,
+    naming: Naming = lambda name: nullcontext(),
+) -> Iterator[tuple[str, int, NDArray[Any]]]:
+    """Yield (name, first row, rows of W in the source's type) of tensors, one after the other.
 
-    Its hashes have been checked (`parsing.check_entry`), and those of what is decoded are checked
-    at the end, should the file have changed. Raises IntegrityError, HeaderError, PayloadError,
-    MetadataError, and CapacityError if rows are too long for the limit.
+    They go through one pool of threads, which keeps them all busy. Their hashes have been checked
+    (`parsing.check_entry`), and those of what is decoded are checked at the end of each tensor,
+    should the file have changed. naming gives a context in which a tensor's errors are raised.
+    Raises IntegrityError, HeaderError, PayloadError, MetadataError, and CapacityError if rows are
+    too long for the limit.
     """
-    try:
-        step, threads = limits.ranges(bare.grid.rows, bare.grid.cols)
-    except DomainError as error:
-        raise CapacityError(str(error)) from None
-    if has_large_tables(bare):
-        for start, t in stored_ranges(reader, name, bare, meta, step):
-            check_fields(t)
-            check_before_tables(t, step, start)
 
-    def work(one: tuple[int, PVQTensor]) -> tuple[int, NDArray[Any]]:
-        start, t = one
-        check_fields(t)
-        x = decode_rows(t, 0, t.grid.rows, first=start)
+    def ranges_of(name: str) -> tuple[int, int]:
+        grid = tensors[name].grid
+        try:
+            return limits.ranges(grid.rows, grid.cols)
+        except DomainError as error:
+            with naming(name):
+                raise CapacityError(str(error)) from None
+
+    def read(names: Iterable[str]) -> Iterator[tuple[str, int, PVQTensor]]:
+        for name in names:
+            bare, (step, _) = tensors[name], ranges_of(name)
+            with naming(name):
+                if has_large_tables(bare):
+                    for start, t in stored_ranges(reader, name, bare, meta, step):
+                        check_fields(t)
+                        check_before_tables(t, step, start)
+                for start, t in stored_ranges(reader, name, bare, meta, step):
+                    yield name, start, t
+
+    def work(one: tuple[str, int, PVQTensor]) -> tuple[str, int, NDArray[Any]]:
+        name, start, t = one
+        with naming(name):
+            check_fields(t)
+            x = decode_rows(t, 0, t.grid.rows, first=start)
         if t.rotation is not None:
             t.rotation.inverse(x)
-        return start, round_to(x, np.dtype(DTYPES[t.dtype]))
+        return name, start, round_to(x, np.dtype(DTYPES[t.dtype]))
 
-    return map_over(work, stored_ranges(reader, name, bare, meta, step), threads)
+    for threads, names in groupby(tensors, key=lambda name: ranges_of(name)[1]):
+        yield from map_over(work, read(names), threads)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.container import NUMPY_TYPES, Reader
-from pvq_ref.encoding import RowReader, coded_blocks
+from pvq_ref.encoding import Block, RowReader, coded_blocks
 from pvq_ref.errors import ModelError, NonFiniteError
 from pvq_ref.finishing import table_width
 from pvq_ref.gain import Floats
@@ -138,7 +138,6 @@ def open_source(path: Path) -> Iterator[Reader]:
 
 def code_units(
     model: Model,
-    plan: Plan,
     units: Iterable[Unit],
     method: Method,
     work: WorkFolder,
@@ -149,46 +148,76 @@ def code_units(
 
     Raises NonFiniteError with the name of the tensor, ModelError, DomainError, OSError.
     """
+
+    def threads_of(unit: Unit) -> int | None:  # None for tensors that are coded whole
+        t = unit.tensor
+        return None if t.entry.name in method.whole else _ranges(unit, limits)[1]
+
     for file, of_file in groupby(units, key=lambda unit: unit.tensor.file):
+        left = []
+        for unit in of_file:
+            if work.get(unit.name) is None:
+                left.append(unit)
+            else:
+                progress(unit.tensor.entry.name, unit.weights)
         with open_source(model.file(file)) as reader:
-            for name, of_tensor in groupby(of_file, key=lambda unit: unit.tensor.entry.name):
-                left = []
-                for unit in of_tensor:
-                    if work.get(unit.name) is None:
-                        left.append(unit)
-                    else:
-                        progress(name, unit.weights)
-                try:
-                    _code(_row_reader(reader, name), left, plan, method, work, limits, progress)
-                except NonFiniteError as error:
-                    raise NonFiniteError(f"tensor {name!r}: {error}") from None
+            for threads, alike in groupby(left, key=threads_of):
+                if threads is None:
+                    for unit in alike:
+                        _code_whole(reader, unit, method, work, progress)
+                else:
+                    _code_rows(reader, list(alike), work, limits, threads, progress)
 
 
-def _code(
-    read: RowReader,
+def _ranges(unit: Unit, limits: Limits) -> tuple[int, int]:
+    """Return the rows that one thread codes at a time, and the threads."""
+    assert unit.tensor.coding is not None
+    grid = unit.tensor.coding.allotment.grid
+    return limits.ranges(grid.rows, grid.cols)
+
+
+@contextmanager
+def _naming(unit: Unit) -> Iterator[None]:
+    """Name the tensor in errors about its weights."""
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(f"tensor {unit.tensor.entry.name!r}: {error}") from None
+
+
+def _code_whole(
+    reader: Reader, unit: Unit, method: Method, work: WorkFolder, progress: Progress
+) -> None:
+    t, name = unit.tensor, unit.tensor.entry.name
+    assert method.encode is not None
+    with _naming(unit):
+        tensor, note = method.encode(
+            t, _row_reader(reader, name), lambda rows: progress(name, rows * t.entry.shape[-1])
+        )
+    put_tensor(work, unit.name, tensor, note)
+
+
+def _code_rows(
+    reader: Reader,
     units: list[Unit],
-    plan: Plan,
-    method: Method,
     work: WorkFolder,
     limits: Limits,
+    threads: int,
     progress: Progress,
 ) -> None:
-    if not units:
-        return
-    t = units[0].tensor
-    assert t.coding is not None
-    name, cols = t.entry.name, t.entry.shape[-1]
-    if name in method.whole:
-        assert method.encode is not None
-        tensor, note = method.encode(t, read, lambda rows: progress(name, rows * cols))
-        put_tensor(work, units[0].name, tensor, note)
-        return
-    step, threads = limits.ranges(t.coding.allotment.grid.rows, cols)
-    blocks = [(unit.start, unit.stop) for unit in units]
-    coded = coded_blocks(read, t.coding, blocks, step, threads)
-    for unit, one in zip(units, coded, strict=True):
+    """Code units by rows. They go through one pool of threads, which keeps them all busy."""
+    blocks = []
+    for unit in units:
+        t, step = unit.tensor, _ranges(unit, limits)[0]
+        assert t.coding is not None
+        read = _row_reader(reader, t.entry.name)
+        blocks.append(Block(read, t.coding, unit.start, unit.stop, step))
+    coded = coded_blocks(blocks, threads)
+    for unit in units:
+        with _naming(unit):  # of all errors that of the first range comes first
+            one = next(coded)
         work.put(unit.name, [one.index, one.table], {})
-        progress(name, unit.weights)
+        progress(unit.tensor.entry.name, unit.weights)
 
 
 # Whole tensors

@@ -234,7 +234,7 @@ def _decode(
     def ranges() -> Iterator[tuple[int, NDArray[Any]]]:
         for part in PARTS:
             parsing.check_entry(reader, f"{name}_{part}", meta)
-        for start, rows in decoded(reader, name, bare, meta, limits):
+        for _, start, rows in decoded(reader, {name: bare}, meta, limits):
             yield start, rows
             progress(name, rows.size)
 

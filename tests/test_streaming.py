@@ -79,9 +79,9 @@ def test_stored_ranges_are_the_rows_of_the_tensor(odd, monkeypatch, step):
     with Reader(path) as reader:
         meta = parse(reader.header)
         for name, t in load(path).items():
-            pieces = list(decoded(reader, name, meta.tensors[name], meta, Limits()))
-            assert [start for start, _ in pieces] == list(range(0, t.grid.rows, step))
-            got = np.concatenate([rows for _, rows in pieces])
+            pieces = list(decoded(reader, {name: meta.tensors[name]}, meta, Limits()))
+            assert [start for _, start, _ in pieces] == list(range(0, t.grid.rows, step))
+            got = np.concatenate([rows for _, _, rows in pieces])
             assert got.tobytes() == dequantize(t, np.float32).tobytes()
 
 
@@ -93,7 +93,7 @@ def test_a_field_that_changed_since_it_was_checked_is_noticed(odd, tmp_path):
         entry = reader.header.entries["0.weight_row_norm"]
         flip(path, reader.header.data_start + entry.start)
         with pytest.raises(IntegrityError, match=r"0\.weight_row_norm"):
-            list(decoded(reader, "0.weight", meta.tensors["0.weight"], meta, Limits()))
+            list(decoded(reader, {"0.weight": meta.tensors["0.weight"]}, meta, Limits()))
 
 
 def test_errors_count_rows_of_the_whole_tensor(odd, tmp_path, monkeypatch):
