@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pvq_ref.allocation import read_rates, write_rates
+from pvq_ref.companion import accompanied
 from pvq_ref.compensated import Feedback
 from pvq_ref.errors import DomainError
 from pvq_ref.hessian_encoding import with_hessians
@@ -217,7 +218,19 @@ def compress(args: argparse.Namespace) -> int:
     model, target = open_model(args.model), target_path(args.out)
     if not args.dry_run:
         check_target(model, target, args.force)
-    announce_compilation(args)  # the plan searches too
+    announce_compilation(args)
+    with accompanied(args.threads):  # the plan searches, and so the first kernels are its own
+        return _compress(args, model, target, settings, limits, shard)
+
+
+def _compress(
+    args: argparse.Namespace,
+    model: Model,
+    target: Path,
+    settings: Settings,
+    limits: Limits,
+    shard: tuple[int, int] | None,
+) -> int:
     plan = _allocate(args, model, make_plan(model, settings))
     say(args, *_plan_lines(plan), *(f"left out: {name}" for name in model.left_out))
     if args.dry_run:

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import pvq_ref
+from pvq_ref import companion
 from pvq_ref.cli import main
+from pvq_ref.jit import UNCOMPILED
 from tests.models import make_folder
 
 CALL = "import numpy as np, pvq_ref; print(pvq_ref.rank(np.array([[1, -1]], np.int32))[0, 0])"
@@ -100,6 +102,39 @@ def test_threads_may_call_a_kernel_first(copy):
         "print({float(x[0][0]) for x in Pool(8).map(lambda i: group_gains(w, y), range(8))})"
     )
     assert run(code, copy).stdout == f"{{{2 / np.sqrt(2)}}}\n"
+
+
+@pytest.mark.skipif(UNCOMPILED, reason="kernels aren't compiled")
+@pytest.mark.parametrize(("cold", "threads", "there"), [
+    (True, 2, True), (True, 1, False), (False, 2, False),
+])  # fmt: skip
+def test_a_second_process_compiles_where_that_is_of_use(monkeypatch, cold, threads, there):
+    monkeypatch.setattr(companion, "is_cold", lambda: cold)
+    monkeypatch.setattr(companion, "_CODE", "print(7)")
+    with companion.accompanied(threads) as other:
+        assert (other is not None) == there
+        if there:
+            assert int(other.communicate(timeout=60)[0]) == 7
+
+
+@pytest.mark.skipif(UNCOMPILED, reason="kernels aren't compiled")
+def test_the_second_process_ends_with_the_work(monkeypatch):
+    monkeypatch.setattr(companion, "is_cold", lambda: True)
+    monkeypatch.setattr(companion, "_CODE", "import time; time.sleep(600)")
+    with companion.accompanied(2) as other:
+        assert other.poll() is None
+    assert other.wait(timeout=60) != 0
+
+
+@pytest.mark.slow
+def test_a_second_process_leaves_less_to_compile(tmp_path):
+    """Both parts of `warm_up` compile kernels that the other doesn't."""
+    code = "import pvq_ref.warmup as w, pvq_ref.jit as j; w.{}(); print(j.compilations()[0])"
+    for part in ("warm_up_searches", "warm_up_orders"):
+        cache = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / part)}
+        command = [sys.executable, "-c", code.format(part)]
+        done = subprocess.run(command, env=cache, capture_output=True, text=True, check=True)
+        assert int(done.stdout) > 20
 
 
 def command(*arguments, cache):
