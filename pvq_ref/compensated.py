@@ -32,9 +32,9 @@ from pvq_ref.parallel import map_ranges
 from pvq_ref.ranking import rank_unchecked
 from pvq_ref.tensor import PVQTensor, dtype_name
 
-ROWS = 256  # rows that one thread codes at a time, at most
+ROWS = 512  # rows that one thread codes at a time, at most
 FEW_ROWS = 64  # as many at least, unless there are too few of them for some threads
-WEIGHTS = 1 << 19  # of these rows, at most
+WEIGHTS = 1 << 20  # of these rows, at most
 SAMPLE = 64  # rows that are coded beforehand, for levels and for the loss without feedback
 GAINS = 128  # free gains for each level that is fitted to them; more rows are coded if need be
 SWEEPS = 0  # they fit what was calibrated on; bench/quality.py tells whether that helps elsewhere
