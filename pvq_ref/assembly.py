@@ -1,6 +1,7 @@
 """Outputs put together: weight files from finished pieces, and what stands beside them.
 
-Memory holds a block of rows at a time; only tensors that were kept whole are read whole.
+Memory holds a block of rows of each file under way; only tensors that were kept whole are read
+whole.
 """
 
 import shutil
@@ -16,12 +17,14 @@ from pvq_ref.finishing import finish
 from pvq_ref.gain import Floats
 from pvq_ref.model import CONFIG, Model, rebuilt_index, write_json
 from pvq_ref.output import write_sums
+from pvq_ref.parallel import map_over, thread_count
 from pvq_ref.plan import Plan, TensorPlan
 from pvq_ref.tensor import PVQTensor
 from pvq_ref.units import Note, Unit, get_tensor, open_source, reading, units_of
 from pvq_ref.workfolder import Piece, WorkFolder
 
 CHUNK = 1 << 22  # bytes that are copied at a time
+FILES = 4  # weight files that are written at a time, at most
 Adjust = Callable[[str, PVQTensor], PVQTensor]
 Fields = Mapping[str, Iterable[NDArray[Any]]]
 
@@ -38,7 +41,8 @@ class Assembly:
     """Puts the pieces of a plan together.
 
     Parameters: model, plan; work, where all pieces are; whole, names of the tensors that were kept
-    whole; adjust, what is done with these at the end. `notes` fills with what was noted of them.
+    whole; threads; adjust, what is done with whole tensors at the end. `notes` fills with what was
+    noted of these.
     """
 
     def __init__(
@@ -47,10 +51,12 @@ class Assembly:
         plan: Plan,
         work: WorkFolder,
         whole: frozenset[str],
+        threads: int | None,
         adjust: Adjust = lambda name, tensor: tensor,
     ) -> None:
         self.model, self.plan, self.notes = model, plan, dict[str, Note]()
         self._work, self._whole, self._adjust = work, whole, adjust
+        self._threads = min(thread_count(threads), FILES)
         self._numbers = {t.entry.name: number for number, t in enumerate(plan.compressed)}
 
     def units(self, t: TensorPlan) -> list[Unit]:
@@ -59,13 +65,18 @@ class Assembly:
 
     def write(self, out: Path, reports: Mapping[str, object]) -> dict[str, Header]:
         """Write the output to a free name; return the headers of its weight files."""
-        headers: dict[str, Header] = {}
         if self.model.is_folder:
             out.mkdir()
-        for file, source in self.model.headers.items():
+
+        def write(file: str) -> Header:
             path = out / file if self.model.is_folder else out
-            self._write_file(file, path, source)
-            headers[file] = read_header(path)
+            self._write_file(file, path, self.model.headers[file])
+            return read_header(path)
+
+        files = list(self.model.headers)
+        headers = dict(zip(files, map_over(write, files, self._threads), strict=True))
+        noted = [t.entry.name for t in self.plan.tensors if t.entry.name in self.notes]
+        self.notes = {name: self.notes[name] for name in noted}  # whichever was the first
         if self.model.is_folder:
             config = self.model.config | {"quantization_config": _config(self.plan)}
             write_around(
@@ -73,7 +84,7 @@ class Assembly:
             )
             for name, report in reports.items():
                 write_json(out / name, report)
-            write_sums(out)
+            write_sums(out, self._threads)
         return headers
 
     def _write_file(self, file: str, path: Path, source: Header) -> None:

@@ -232,7 +232,7 @@ def compress_calibrated(
         def tuned(name: str, tensor: PVQTensor) -> PVQTensor:
             return with_norms(tensor, factors[name]) if factors else tensor
 
-        assembly = Assembly(model, plan, work, method.whole, tuned)
+        assembly = Assembly(model, plan, work, method.whole, how.limits.threads, tuned)
         report = _report(plan, calibration, coder.losses, int(chosen.size))
         return complete(assembly, target, state["source"], force, {REPORT: report}), report
 

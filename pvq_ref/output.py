@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pvq_ref.errors import MetadataError, OutputError
 from pvq_ref.folders import read_small
+from pvq_ref.parallel import map_over
 
 SUMS = "SHA256SUMS"
 MAX_SUMS = 1 << 24  # bytes
@@ -145,9 +146,11 @@ def files_below(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def write_sums(folder: Path) -> None:
+def write_sums(folder: Path, threads: int) -> None:
     """Write SHA256SUMS of all files of a folder, in the form of sha256sum."""
-    lines = [_sum_line(file_hash(folder / name), name) for name in files_below(folder)]
+    names = files_below(folder)
+    hashes = map_over(lambda name: file_hash(folder / name), names, threads)
+    lines = [_sum_line(digest, name) for digest, name in zip(hashes, names, strict=True)]
     (folder / SUMS).write_bytes(b"".join(lines))
 
 

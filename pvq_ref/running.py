@@ -121,7 +121,7 @@ def run(
         if how.spread is not None:
             units = how.spread(units, work)
         code_units(model, units, method, work, how.limits, how.progress)
-        assembly = Assembly(model, plan, work, method.whole)
+        assembly = Assembly(model, plan, work, method.whole, how.limits.threads)
         return complete(assembly, target, state["source"], how.force, reports)
 
 

@@ -77,4 +77,4 @@ def merge(src: str | PathLike[str], dst: str | PathLike[str], *, force: bool = F
             raise OutputError(
                 f"{partial} must have all {len(units)} pieces, got {there}: a shard isn't finished"
             )
-        return complete(Assembly(model, plan, work, whole), target, state["source"], force)
+        return complete(Assembly(model, plan, work, whole, None), target, state["source"], force)

@@ -703,7 +703,7 @@ def fail_in_progress(monkeypatch, error):
 
 
 def fail_at_the_sums(monkeypatch, error):
-    def write_sums(folder):
+    def write_sums(folder, threads):
         raise error
 
     monkeypatch.setattr(assembly, "write_sums", write_sums)

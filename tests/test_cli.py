@@ -674,7 +674,7 @@ def test_an_interrupt_leaves_what_is_finished_and_nothing_else(big, tmp_path, nu
 def test_compressing_again_after_an_interrupt_works(models, tmp_path, run, monkeypatch, resume):
     from pvq_ref import assembly
 
-    def interrupted(folder):
+    def interrupted(folder, threads):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

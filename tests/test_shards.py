@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from threading import Barrier, Event
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvq_ref import compress, groups
+from pvq_ref import assembly, compress, groups
 from pvq_ref.cli import main
 from pvq_ref.compensated import Feedback
 from pvq_ref.errors import DomainError, OutputError
@@ -169,3 +170,30 @@ def test_processes_at_once_and_one_of_them_killed(model, tmp_path, capsys):
     assert main(["merge", str(model), str(tmp_path / "c"), "-q"]) == 0
     assert files_of(tmp_path / "c") == files_of(model.with_name("data-free"))
     assert names_in(tmp_path) == ["c"]
+
+
+def test_notes_come_in_the_order_of_the_plan_whichever_file_was_written_first(
+    tmp_path, monkeypatch
+):
+    folder = make_folder(tmp_path / "m", shards=3)
+    make_hessians(tmp_path / "h", list(MATRICES)[:4])
+    write, started = assembly.Assembly._write_file, Barrier(2, timeout=60)
+
+    def late_first(self, file, *arguments):
+        if "00003" not in file:
+            started.wait()  # the first two at the same time, the first the last of them
+        if "00001" in file:
+            second.wait(60)
+        write(self, file, *arguments)
+        if "00002" in file:
+            second.set()
+
+    second = Event()
+    monkeypatch.setattr(assembly.Assembly, "_write_file", late_first)
+    result, losses = compress_with_hessians(folder, tmp_path / "c", tmp_path / "h", threads=2)
+    assert list(losses) == [
+        t.entry.name for t in result.plan.compressed if t.entry.name in set(list(MATRICES)[:4])
+    ]
+    monkeypatch.undo()
+    compress_with_hessians(folder, tmp_path / "d", tmp_path / "h", threads=1)
+    assert files_of(tmp_path / "c") == files_of(tmp_path / "d")
