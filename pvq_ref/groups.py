@@ -15,7 +15,7 @@ from pvq_ref.rates import Allotment
 from pvq_ref.rotation import Rotation
 from pvq_ref.tables import Tables, tables
 
-RANGE = 1 << 17  # weights that one thread takes at a time
+RANGE = 1 << 18  # weights that one thread takes at a time
 BLOCK = 1 << 21  # weights that are kept, and coded again after an interruption, as one
 
 
@@ -69,7 +69,7 @@ def rows_per_range(cols: int) -> int:
 def even_rows(rows: int, cols: int) -> int:
     """Return the rows of a range, a multiple of eight, at most `rows_per_range`.
 
-    A tensor is cut into a multiple of four ranges, nearly equal, so that a few threads end
+    A tensor alone is cut into a multiple of four ranges, nearly equal, so that a few threads end
     together.
     """
     most = rows_per_range(cols)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from pvq_ref.counting import checked_integer
 from pvq_ref.errors import DomainError
-from pvq_ref.groups import even_rows
+from pvq_ref.groups import rows_per_range
 from pvq_ref.parallel import thread_count
 
 DEFAULT_MEMORY = 256 << 20
@@ -58,4 +58,4 @@ class Limits:
             )
         threads = min(thread_count(self.threads), max(1, weights // max(1, 8 * cols)))
         step = max(8, weights // threads // max(1, cols) // 8 * 8)
-        return min(step, even_rows(max(1, rows), cols)), threads
+        return min(step, rows_per_range(cols)), threads
