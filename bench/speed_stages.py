@@ -6,21 +6,24 @@
 MODEL is a folder that bench/fetch_smollm2.py makes, or any other. One thread is timed by CPU time,
 two by the clock on the wall. Stages run on all tensors of the model in turn; their fields must be
 those of the compressed file, whose tensors must decode to what decompression writes. libopus's
-search and decoder at (32,7) run in the same process, a few times between the others. Whole calls
-run in processes of their own, so that their peak memory can be told: above that of the same process
-when all is imported. Feedback is measured with a second moment whose spectrum decays.
+search and decoder at (32,7) run a few times between the others. Whole calls run in processes of
+their own, so that their peak memory can be told: above that of the same process when all is
+imported. Each is compared with what libopus did just before and after it, and two threads with one
+just before. Feedback is measured with a second moment whose spectrum decays.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import TypeVar
 
 import numpy as np
@@ -48,17 +51,25 @@ from timing import medians
 Value = TypeVar("Value")
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 20241016
+TURNS = 7  # of whole calls
+PEER_ROWS = 1 << 14
+SEARCH, DECODE = "op_pvq_search_c (32,7)", "decode_pulses (32,7)"
 MODELS = (("SmolLM2-135M", 0.135e9), ("1 billion", 1e9), ("8 billion", 8e9), ("70 billion", 70e9))
 CHILD = """
-import resource, sys, time
+import re, sys, time
 import numba, scipy.linalg, scipy.special
 from pvq_ref import compress, decompress
+
+def peak():  # not getrusage's, which has that of the process before exec
+    with open("/proc/self/status") as file:
+        return int(re.search(r"VmHWM:\\s+(\\d+) kB", file.read())[1])
+
 call, source, target, threads = sys.argv[1:]
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 wall, own = time.perf_counter(), time.process_time()
 {"compress": compress, "decompress": decompress}[call](source, target, threads=int(threads))
 print(time.perf_counter() - wall, time.process_time() - own,
-      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+      peak() - before)
 """
 
 
@@ -156,6 +167,58 @@ def child(call: str, source: Path, target: Path, threads: int) -> tuple[float, f
     return wall, own, peak * 1024 / 1e6
 
 
+@dataclass(frozen=True)
+class Turn:
+    """A whole call on one thread and on two, and libopus's coordinates/s around that on one."""
+
+    one: tuple[float, float, float]
+    two: tuple[float, float, float]
+    peer: float | None
+
+
+def whole_calls(model: Path, folder: Path, peer: Libopus | None) -> dict[str, list[Turn]]:
+    """Compress and decompress a few times."""
+    calls = {} if peer is None else peer_calls(peer)
+
+    def of_peer(name: str) -> float | None:
+        return PEER_ROWS * 32 / medians({name: calls[name]}, 9)[name] if calls else None
+
+    measured: dict[str, list[Turn]] = {"compress": [], "decompress": []}
+    for turn in range(TURNS):
+        for call, name in (("compress", SEARCH), ("decompress", DECODE)):
+            runs, rates = {}, [of_peer(name)]
+            for threads in (1, 2):
+                packed, plain = folder / f"packed{turn}{threads}", folder / f"plain{turn}{threads}"
+                there = (model, packed) if call == "compress" else (packed, plain)
+                runs[threads] = child(call, *there, threads)
+                rates.append(of_peer(name))
+            known = [rate for rate in rates[:2] if rate is not None]
+            measured[call].append(Turn(runs[1], runs[2], mean(known) if known else None))
+        for threads in (1, 2):
+            packed, plain = folder / f"packed{turn}{threads}", folder / f"plain{turn}{threads}"
+            sums = [(path / "SHA256SUMS").read_bytes() for path in (folder / "packed01", packed)]
+            check(sums[0] == sums[1], "threads change the compressed folder")
+            if (turn, threads) != (0, 1):
+                shutil.rmtree(packed)
+                shutil.rmtree(plain)
+    return measured
+
+
+def calls_row(call: str, turns: list[Turn], weights: int) -> list[str]:
+    """Return a row of the table of whole calls: medians over turns."""
+    beside = [weights / turn.one[1] / turn.peer for turn in turns if turn.peer is not None]
+    wall = [median(weights / run[0] for run in runs) / 1e6
+            for runs in ([t.one for t in turns], [t.two for t in turns])]  # fmt: skip
+    return [
+        call,
+        f"{median(weights / turn.one[1] for turn in turns) / 1e6:.1f}",
+        f"{median(beside):.2f}" if beside else "",
+        *(f"{rate:.1f}" for rate in wall),
+        f"{median(turn.one[0] / turn.two[0] for turn in turns):.2f}",
+        f"{max(max(turn.one[2], turn.two[2]) for turn in turns):.0f}",
+    ]
+
+
 def same_as_decoded(packed: Path, plain: Path) -> None:
     """Check decompressed files against `dequantize`."""
     opened = open_model(plain)
@@ -207,22 +270,29 @@ def second_moment(cols: int) -> np.ndarray:
     return x.T @ x / len(x)
 
 
+def peer_calls(peer: Libopus) -> dict[str, Callable[[], object]]:
+    """Return libopus's search and decoder on rows of 32, checked."""
+    x = np.random.default_rng(SEED).standard_normal((PEER_ROWS, 32))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    y = search_unchecked(x.astype(np.float64), 7)
+    index, total = peer.encode(y, 7)
+    index, back = np.array(index, np.uint32), np.zeros_like(y)
+    check(np.array_equal(peer.decode(index, 32, 7)[0], y), "libopus decodes")
+    return {
+        SEARCH: lambda: peer.search(x, 7, back),
+        DECODE: lambda: peer.decode(index, 32, 7, back, total),
+    }
+
+
 def contenders(peer: Libopus | None) -> tuple[dict[str, Callable[[], object]], dict[str, int]]:
     """Return calls on one thread, and the weights of each."""
-    rng, calls, sizes = np.random.default_rng(SEED), {}, {}
+    rng = np.random.default_rng(SEED)
+    calls = {} if peer is None else peer_calls(peer)
+    sizes = dict.fromkeys(calls, PEER_ROWS * 32)
 
     def add(name: str, size: int, call: Callable[[], object]) -> None:
         calls[name], sizes[name] = call, size
 
-    if peer is not None:
-        x = rng.standard_normal((1 << 14, 32))
-        x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-        y = search_unchecked(x.astype(np.float64), 7)
-        index, total = peer.encode(y, 7)
-        index, back = np.array(index, np.uint32), np.zeros_like(y)
-        check(np.array_equal(peer.decode(index, 32, 7)[0], y), "libopus decodes")
-        add("op_pvq_search_c (32,7)", x.size, lambda: peer.search(x, 7, back))
-        add("decode_pulses (32,7)", x.size, lambda: peer.decode(index, 32, 7, back, total))
     for rows, cols in ((1536, 576), (1536, 1536)):
         w = rng.standard_normal((rows, cols)).astype(np.float16)
         h, t, v = second_moment(cols), quantize(w), rng.standard_normal(cols)
@@ -272,18 +342,7 @@ def main() -> None:
         except MissingError as missing:
             peer = None
             print(f"without libopus: {missing}", file=sys.stderr)
-        runs: dict[tuple[str, int], list[tuple[float, float, float]]] = defaultdict(list)
-        for turn in range(3):
-            for threads in (1, 2):
-                there = folder / f"packed{turn}{threads}", folder / f"plain{turn}{threads}"
-                runs["compress", threads].append(
-                    child("compress", options.model, there[0], threads)
-                )
-                runs["decompress", threads].append(child("decompress", *there, threads))
-                sums = [
-                    (path / "SHA256SUMS").read_bytes() for path in (folder / "packed01", there[0])
-                ]
-                check(sums[0] == sums[1], "threads change the compressed folder")
+        measured = whole_calls(options.model, folder, peer)
         packed = folder / "packed01"
         same_as_decoded(packed, folder / "plain01")
         stages(options.model, packed, folder)  # kernels are loaded
@@ -294,7 +353,6 @@ def main() -> None:
         cost = costs(options.repetitions)
 
     rates = {name: sizes[name] / one / 1e6 for name, one in times.items()}
-    measure = {"compress": "op_pvq_search_c (32,7)", "decompress": "decode_pulses (32,7)"}
     print(f"{weights:,} weights. {report.made_with('numpy', 'numba', 'scipy')},")
     print(f"load average {os.getloadavg()[0]:.1f}; `{report.command(__file__)}`\n")
     every = sum(seconds.values())
@@ -308,22 +366,13 @@ def main() -> None:
             [*rows, ["all", f"{1e9 * every / weights:.1f}", ""]],
         )
     )
-    rows = []
-    for call, other in measure.items():
-        wall = {threads: median(run[0] for run in runs[call, threads]) for threads in (1, 2)}
-        own = weights / median(run[1] for run in runs[call, 1]) / 1e6
-        beside = f"{own / rates[other]:.2f}" if other in rates else ""
-        peak = max(run[2] for threads in (1, 2) for run in runs[call, threads])
-        rows.append([
-            call, f"{own:.1f}", beside, f"{weights / wall[1] / 1e6:.1f}",
-            f"{weights / wall[2] / 1e6:.1f}", f"{wall[1] / wall[2]:.2f}", f"{peak:.0f}",
-        ])  # fmt: skip
+    rows = [calls_row(call, turns, weights) for call, turns in measured.items()]
     head = [
         "public call, million weights/s", "CPU, one thread", "beside libopus", "wall, one thread",
         "wall, two", "two beside one", "peak MB above imports",
     ]  # fmt: skip
     print(f"\n{report.table(head, rows)}")
-    search = rates.get("op_pvq_search_c (32,7)")
+    search = rates.get(SEARCH)
     rows = [
         [name, f"{rate:.1f}", f"{rate / search:.2f}" if search else ""]
         for name, rate in rates.items()

@@ -126,8 +126,10 @@ class Assembly:
         assert t.coding is not None
         pieces = [(unit, self._piece(unit)) for unit in units]
 
-        def tables() -> Iterator[Floats]:
-            return (unit.table(piece) for unit, piece in pieces)
+        held = [units[0].table(pieces[0][1])] if len(pieces) == 1 else None
+
+        def tables() -> Iterator[Floats]:  # one block needn't be read again and again
+            return iter(held) if held else (unit.table(piece) for unit, piece in pieces)
 
         end = finish(tables, t.coding, self.plan.settings.design)
         described = metadata.tensor_object(

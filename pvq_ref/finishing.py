@@ -76,7 +76,8 @@ class _Gains:
         """Yield blocks without the rows of norm 0, which say nothing unless all are such."""
         live = sum(int(np.count_nonzero(self.units(table))) for table in self.tables())
         for table in self.tables():
-            yield table[self.units(table) > 0.0] if live else table
+            usable = self.units(table) > 0.0
+            yield table if usable.all() or not live else table[usable]
 
     def sample(self, part: Part) -> Floats:
         """Return at most FITTED_SAMPLE gains of a part, evenly spaced."""
