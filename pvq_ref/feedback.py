@@ -84,10 +84,11 @@ def _choose(
     there are levels (spec sections 5.1 and 5.5).
     """
     for row in range(y.shape[0]):
+        target, point = w[row], y[row]
         a, b = 0.0, np.int64(0)
-        for i in range(y.shape[1]):
-            a += w[row, i] * y[row, i]
-            b += np.int64(y[row, i]) * np.int64(y[row, i])
+        for i in range(point.size):
+            a += target[i] * point[i]
+            b += np.int64(point[i]) * np.int64(point[i])
         gain = a / np.sqrt(np.float64(b))
         gains[row, 0], gains[row, 1] = gain, 1.0
         if levels.size > 0:
@@ -97,13 +98,15 @@ def _choose(
 @kernel
 def _leave(w: Floats, y: NDArray[np.int32], amplitudes: Floats, first: int, error: Floats) -> None:
     """Write w minus amplitude · y/||y||, rounded as in spec section 8.5, from column `first` on."""
+    n = y.shape[1]
     for row in range(y.shape[0]):
+        point, target, left = y[row], w[row, first : first + n], error[row, first : first + n]
         b = np.int64(0)
-        for i in range(y.shape[1]):
-            b += np.int64(y[row, i]) * np.int64(y[row, i])
+        for i in range(n):
+            b += np.int64(point[i]) * np.int64(point[i])
         scale = amplitudes[row] / np.sqrt(np.float64(b))
-        for i in range(y.shape[1]):
-            error[row, first + i] = w[row, first + i] - scale * y[row, i]
+        for i in range(n):
+            left[i] = target[i] - scale * point[i]
 
 
 class Rows:
