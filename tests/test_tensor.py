@@ -293,3 +293,15 @@ def test_rounding_at_every_border_between_numbers_of_16_bits(name):
         ):
             got = round_to(sign * x, dtype).view(np.uint16)
             assert np.array_equal(got, ref | top)
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_numbers_beside_infinity_are_rounded_as_without_it(name):
+    dtype = DTYPES[name]
+    middle = 1.0 + float(np.finfo(np.float16).eps if name == "F16" else 2.0**-7) / 2
+    x = np.array([1.5, -0.0, middle, np.nextafter(middle, 2.0), -1e-42, 2.0**-130, 1e300])
+    got = round_to(np.append(x, [np.inf, -np.inf, np.nan]), dtype)
+    assert got.dtype == dtype
+    assert np.array_equal(got[:-3].view(np.uint16), round_to(x, dtype).view(np.uint16))
+    assert got[-3] == np.inf and got[-2] == -np.inf and np.isnan(got[-1])
