@@ -10,17 +10,20 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pvq_ref.cuda.tree import LEAF, Tree
+from pvq_ref.cuda.tree import LEAF, UNIT, Tree
 from pvq_ref.jit import kernel
 
-_ZERO = np.uint64(0)
+QUAD = 4  # groups of a row that go together, one a lane: as a tensor core wants its lanes
 
 
 @dataclass(frozen=True)
 class Layout:
     """How a group's words lie in memory: whole words of 32 bits, then 16 or 8 or both.
 
-    There is at least one whole word: kernels read it before they ask for more.
+    There is at least one whole word: kernels read it before they ask for more. A plane has one word
+    of every group: blocks of `rows` rows, in them quads of groups. Of each there are 32 lanes, lane
+    4 r + q for group q of the quad and the rows r, r + 8, … of the block, `together` of them; the
+    words of a lane lie side by side.
     """
 
     tree: Tree
@@ -30,6 +33,21 @@ class Layout:
     def bits(self) -> int:
         """Bits of a group, whole bytes."""
         return max(32, -(-(self.tree.bits + self.gain_bits + 1) // 8) * 8)
+
+    @property
+    def together(self) -> int:
+        """Groups that a lane takes at once, each of another row: an even number."""
+        return 64 // self.tree.n
+
+    @property
+    def rows(self) -> int:
+        """Rows that a warp takes at once."""
+        return 32 // QUAD * self.together
+
+    @property
+    def bytes_type(self) -> str:
+        """Type of what a lane reads of the plane of 8 bits at once."""
+        return f"uint{8 * self.together}"
 
     @property
     def fits(self) -> bool:
@@ -73,11 +91,11 @@ def starts(tree: Tree) -> Starts:
     side = 2 * tree.most + 1
     places = np.full(side**LEAF, -1, np.int32)
     blocks = tree.blocks.astype(np.int64)
-    keys = np.zeros(len(blocks), np.int64)
-    for i in range(LEAF):
-        keys = keys * side + blocks[:, i] + tree.most
-    pulses = np.abs(blocks).sum(1)
-    places[keys] = np.arange(len(blocks)) - tree.first[pulses]
+    for first, size in zip(tree.first, tree.sizes, strict=True):
+        keys = np.zeros(size, np.int64)
+        for i in range(LEAF):
+            keys = keys * side + blocks[first : first + size, i] + tree.most
+        places[keys] = np.arange(size)
     leaf = np.array([tree.width(LEAF, a) for a in range(tree.most + 1)], np.int64)
     eight, eight_bits = _starts(tree, 8, tree.k)
     sixteen, sixteen_bits = _starts(tree, 16, tree.k)
@@ -169,14 +187,14 @@ def encode(y: NDArray[np.int32], tree: Tree) -> tuple[NDArray[np.uint64], NDArra
 def planes(
     codes: NDArray[np.uint64],
     coded: NDArray[np.bool_],
-    gains: NDArray[np.uint64],
+    gains: NDArray[np.uint8],
     layout: Layout,
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint8]]:
     """Return the planes of groups: 32-bit words (planes, groups), 16-bit and 8-bit ones (groups,).
 
     A plane that the layout lacks is empty.
     """
-    field = gains | (~coded).astype(np.uint64) << np.uint64(layout.gain_bits)
+    field = gains.astype(np.uint64) | (~coded).astype(np.uint64) << np.uint64(layout.gain_bits)
     high, low = codes[:, 0], codes[:, 1]
     if layout.tree.n == 16:
         high, low = low, np.zeros_like(low)
@@ -213,10 +231,13 @@ def _left(
 class Image:
     """What a kernel keeps in shared memory, words of 32 bits, and where each table begins.
 
-    blocks has four signed bytes a word. eight has two words for a node's j and the first bits of
-    its code: what to add to the first block's place, then shift | shift << 5 | place of the second.
-    sixteen and top have one: shift | shift << 5, of 6 bits | where the first half's row begins in
-    `eight` or `sixteen` << 11.
+    blocks has four signed bytes a word. eight, sixteen and top have a word for a node's j and the
+    first bits of its code. One of eight is the bits to drop before the first block's place | 32
+    minus the bits of that place << 5 | 32 minus those of the second's << 10 | where the second's
+    blocks begin, in units, << 16 | where the first's do << 24. One of the others is the bits to
+    drop before the first half's code | those before the second's << 5, of 6 bits | where the first
+    half's row begins in `eight` or `sixteen` << 11. In groups of 16 the second's code stands at the
+    end, and it's 32 minus its bits.
     """
 
     words: NDArray[np.uint32]
@@ -231,8 +252,8 @@ class Image:
         return len(self.words)
 
 
-def _patterns(tree: Tree, m: int, j: int) -> list[tuple[int, int, int]]:
-    """Return (a, start, width of the node) for each value of the first bits of a node's code."""
+def _patterns(tree: Tree, m: int, j: int) -> list[tuple[int, int]]:
+    """Return (a, width of the node) for each value of the first bits of a node's code."""
     width, splits = tree.width(m, j), tree.splits(m, j)
     if width is None:
         return []
@@ -242,7 +263,7 @@ def _patterns(tree: Tree, m: int, j: int) -> list[tuple[int, int, int]]:
         code = bits << shift if shift >= 0 else bits >> -shift
         inside = [s for s in splits if s.start <= code < s.start + (1 << s.size)]
         split = inside[0] if inside else splits[-1]  # no code begins so
-        listed.append((split.a, split.start, width))
+        listed.append((split.a, width))
     return listed
 
 
@@ -257,24 +278,25 @@ def _tables(tree: Tree) -> tuple[list[int], list[int], list[int]]:
     """Return the words of `eight`, `sixteen` and `top`."""
     guess, most = tree.guess, tree.k
     leaf = [tree.width(LEAF, a) or 0 for a in range(tree.most + 1)]
+    begin = [int(first) // UNIT for first in tree.first]
     eight: list[int] = []
     last = max(j for j in range(most + 1) if tree.width(8, j) is not None)
     for j in range(last + 1):
-        for a, start, width in _patterns(tree, 8, j):
-            rest = leaf[j - a]
-            add = int(tree.first[a]) - (start >> rest)
-            shifts = (32 - width + rest) | (32 - rest) << 5
-            eight += [add & 0xFFFFFFFF, shifts | int(tree.first[j - a]) << 10]
+        for a, width in _patterns(tree, 8, j):
+            one, other = leaf[a], leaf[j - a]
+            shifts = (width - one - other) | (32 - one) << 5 | (32 - other) << 10
+            eight.append(shifts | begin[j - a] << 16 | begin[a] << 24)
     sixteen: list[int] = []
     for j in sixteens(tree):
         patterns = _patterns(tree, 16, j)
-        for a, _, width in patterns:
+        for a, width in patterns:
             one, other = tree.width(8, a), tree.width(8, j - a)
             assert one is not None and other is not None
-            sixteen.append((width - one - other) | (width - other) << 5 | a << (guess + 11))
+            before = width - other if tree.n == 32 else 32 - other
+            sixteen.append((width - one - other) | before << 5 | a << (guess + 11))
     top: list[int] = []
     if tree.n == 32:
-        for a, _, width in _patterns(tree, 32, tree.k):
+        for a, width in _patterns(tree, 32, tree.k):
             one, other = tree.width(16, a), tree.width(16, tree.k - a)
             assert one is not None and other is not None
             top.append((width - one - other) | (width - other) << 5 | a << (guess + 12))
@@ -294,10 +316,10 @@ def image(layout: Layout, levels: NDArray[np.float32]) -> Image:
         np.array(top, np.uint32),
         gain.view(np.uint32),
     ]
-    places, at = [], len(blocks) + len(blocks) % 2
+    places, at = [], len(blocks)
     for part in parts:
         places.append(at)
-        at += len(part) + len(part) % 2
+        at += len(part)
     out = np.zeros(-(-at // 4) * 4, np.uint32)
     out[: len(blocks)] = blocks
     for place, part in zip(places, parts, strict=True):

@@ -91,7 +91,7 @@ class DensePlan:
         r = t.rotation
         self._rotate = rotation_kernel(True, words, (source, "float32"), r.single).bind(
             (0, 0, 0, r.signs, r.segments, r.factors, r.bases, scratch, rotated, t.cols, largest,
-             r.count, words, 0, 0),
+             r.count, words, 0, 0, 0, 1),
             batch, shared=rotation_shared(words),
         )  # fmt: skip
         grid = 8 * processors()

@@ -6,8 +6,9 @@ import numba
 from numba import cuda
 
 from pvq_ref.cuda.coding import Image, Layout
-from pvq_ref.cuda.intrinsics import add, bits_of, device, dp4a, put_four, rsqrt, sub, two_halves
-from pvq_ref.cuda.product_kernels import load, make_decoder
+from pvq_ref.cuda.decode_kernels import RAW, make_decoder, make_read
+from pvq_ref.cuda.intrinsics import add, bits_of, device, dp4a, put_four, rsqrt, two_halves
+
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
 
@@ -28,24 +29,57 @@ def half_words(word, scale):
 
 
 def make_expand(layout: Layout, image: Image, target: str, aligned: bool) -> Callable[..., None]:
-    """Return the kernel that writes rows first_row … first_row + rows - 1, a group a thread.
+    """Return the kernel that writes rows first_row … first_row + rows - 1.
 
-    aligned: every row of out begins at a multiple of 16 bytes.
+    A thread takes the groups of a lane (`Layout`). aligned: every row of out begins at a multiple
+    of 16 bytes.
 
-    expand(planes, halves, bytes, tables, norms, out, first row, rows, groups in a row, all groups,
-    columns): the integers, or norm · level · y / ||y||.
+    expand(planes, halves, bytes, tables, norms, out, first row, rows, groups in a row, words of a
+    plane, columns): the integers, or norm · level · y / ||y||.
     """
     n, four_bytes = layout.tree.n, layout.tree.n // 4
-    whole, has_half, has_byte = layout.shape
-    field, decode = make_decoder(layout, image, 1)
+    together, block_rows = layout.together, layout.rows
+    fetch, arrange = make_read(layout)
+    field, decode = make_decoder(layout, image, together)
     levels, size = u32(image.levels), image.size
+    words_out, words_in = together * four_bytes, 4 * together
     integers, is_half = target == "int32", target == "float16"
 
+    @device
+    def write(words, r, scale, out, place):
+        """Write group r of a lane to out[place:], times scale."""
+        begin = r * four_bytes
+        if aligned and is_half:
+            for w in range(0, four_bytes, 2):
+                a, b = half_words(words[begin + w], scale)
+                c, d = half_words(words[begin + w + 1], scale)
+                put_four(out, u64(u64(place >> u64(3)) + u64(w // 2)), (a, b, c, d))
+        elif aligned:
+            for w in range(four_bytes):
+                word = words[begin + w]
+                values = (
+                    signed_byte(word, 0), signed_byte(word, 1), signed_byte(word, 2),
+                    signed_byte(word, 3),
+                )  # fmt: skip
+                if integers:
+                    a, b, c, d = u32(values[0]), u32(values[1]), u32(values[2]), u32(values[3])
+                else:
+                    a, b = bits_of(scale * f32(values[0])), bits_of(scale * f32(values[1]))
+                    c, d = bits_of(scale * f32(values[2])), bits_of(scale * f32(values[3]))
+                put_four(out, u64(u64(place >> u64(2)) + u64(w)), (a, b, c, d))
+        else:
+            for w in range(four_bytes):
+                for j in range(4):
+                    value = signed_byte(words[begin + w], j)
+                    if integers:
+                        out[place + u64(4 * w + j)] = value
+                    else:
+                        out[place + u64(4 * w + j)] = scale * f32(value)
+
     def expand(
-        planes, halves, bytes_, tables_in, norms, out, first_row, rows, groups, all_groups, cols
+        planes, halves, bytes_, tables_in, norms, out, first_row, rows, groups, plane_words, cols
     ):  # fmt: skip
         tables = cuda.shared.array(0, numba.uint32)
-        pairs = cuda.shared.array(0, numba.uint64)
         floats = cuda.shared.array(0, numba.float32)
         thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
         i = thread
@@ -53,56 +87,33 @@ def make_expand(layout: Layout, image: Image, target: str, aligned: bool) -> Cal
             tables[i] = tables_in[i]
             i = add(i, threads)
         cuda.syncthreads()
-        words = cuda.local.array(four_bytes, numba.uint32)
-        held = cuda.local.array(4, numba.uint32)
-        # Row r, group g stands at ((r / 32) groups + g) 32 + r % 32; first_row is a multiple of 32.
+        words = cuda.local.array(words_out, numba.uint32)
+        held = cuda.local.array(words_in, numba.uint32)
+        raw = cuda.local.array(RAW, numba.uint32)
+        # first_row is a multiple of a block's rows.
+        quads = u32(add(groups, u32(3)) >> u32(2))
+        before = u32(u32(first_row // u32(block_rows)) * u32(quads * u32(32)))
         i = add(u32(u32(cuda.blockIdx.x) * threads), thread)
-        stop = u32(u32(u32(rows + u32(31)) >> u32(5)) * u32(groups * u32(32)))
+        stop = u32(u32(add(rows, u32(block_rows - 1)) // u32(block_rows)) * u32(quads * u32(32)))
         while i < stop:
-            row_block, group = u32(u32(i >> u32(5)) // groups), u32(u32(i >> u32(5)) % groups)
-            row = add(u32(row_block << u32(5)), u32(i & u32(31)))
-            at = add(u32(first_row * groups), i)
-            held[0], held[1], held[2], held[3] = load(
-                planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
-            )
-            decode(held, tables, pairs, words)
-            target = u64(row) * u64(cols) + u64(group) * u64(n)
-            scale = f32(1)
-            if not integers:
-                square = i32(0)
-                for w in range(four_bytes):
-                    square = dp4a(words[w], words[w], square)
-                level = floats[add(levels, field(held, 0))]
-                scale = (
-                    norms[add(first_row, min(row, sub(rows, u32(1))))] * level * rsqrt(f32(square))
-                )
-            if row < rows:
-                for w in range(four_bytes):
-                    if aligned and integers:
-                        place = u64(u64(target >> u64(2)) + u64(w))
-                        a, b = u32(signed_byte(words[w], 0)), u32(signed_byte(words[w], 1))
-                        c, d = u32(signed_byte(words[w], 2)), u32(signed_byte(words[w], 3))
-                        put_four(out, place, (a, b, c, d))
-                    elif aligned and is_half:
-                        if w % 2 == 0:
-                            place = u64(u64(target >> u64(3)) + u64(w // 2))
-                            a, b = half_words(words[w], scale)
-                            c, d = half_words(words[w + 1], scale)
-                            put_four(out, place, (a, b, c, d))
-                    elif aligned:
-                        place = u64(u64(target >> u64(2)) + u64(w))
-                        a = bits_of(scale * f32(signed_byte(words[w], 0)))
-                        b = bits_of(scale * f32(signed_byte(words[w], 1)))
-                        c = bits_of(scale * f32(signed_byte(words[w], 2)))
-                        d = bits_of(scale * f32(signed_byte(words[w], 3)))
-                        put_four(out, place, (a, b, c, d))
-                    else:
-                        for j in range(4):
-                            value = signed_byte(words[w], j)
-                            if integers:
-                                out[target + u64(4 * w + j)] = value
-                            else:
-                                out[target + u64(4 * w + j)] = scale * f32(value)
+            fetch(planes, halves, bytes_, plane_words, add(before, i), raw)
+            arrange(raw, held)
+            decode(held, tables, words)
+            block, quad = u32(u32(i >> u32(5)) // quads), u32(u32(i >> u32(5)) % quads)
+            group = add(u32(quad << u32(2)), u32(i & u32(3)))
+            lane_row = u32(u32(i >> u32(2)) & u32(7))
+            for r in range(together):
+                row = add(u32(block * u32(block_rows)), add(lane_row, u32(8 * r)))
+                if row < rows and group < groups:
+                    scale = f32(1)
+                    if not integers:
+                        square = i32(0)
+                        for w in range(four_bytes):
+                            word = words[r * four_bytes + w]
+                            square = dp4a(word, word, square)
+                        level = floats[add(levels, field(held, r))]
+                        scale = norms[add(first_row, row)] * level * rsqrt(f32(square))
+                    write(words, r, scale, out, u64(row) * u64(cols) + u64(group) * u64(n))
             i = add(i, u32(threads * u32(cuda.gridDim.x)))
 
     return expand

@@ -23,7 +23,7 @@ from pvq_ref.errors import DTypeError
 
 TILE = 1 << 24  # weights between decoding and the inverse rotation
 _F, _WORDS = "float32", "uint32"
-_THREADS = 32 if SIMULATED else 1024
+_THREADS = 32 if SIMULATED else 512
 
 
 @lru_cache(64)
@@ -31,7 +31,7 @@ def _expand_kernel(
     layout: Layout, places: tuple[int, ...], size: int, target: str, aligned: bool
 ) -> Kernel:
     image = Image(np.zeros(size, np.uint32), *places)
-    arguments = (_WORDS, "uint16", "uint8", _WORDS, _F, target, *5 * "u")
+    arguments = (_WORDS, _WORDS, layout.bytes_type, _WORDS, _F, target, *5 * "u")
     name = f"expand {layout} {places} {size} {aligned}"
     return Kernel(name, make_expand(layout, image, target, aligned), arguments, _THREADS, size)
 
@@ -70,11 +70,12 @@ def expansions(
         tree = t.tree
         image = tree.image
         places = (image.eight, image.sixteen, image.top, image.levels)
-        blocks = min(processors(), -(-rows * tree.groups // _THREADS))
+        lanes = -(-rows // tree.layout.rows) * 32 * tree.quads
+        blocks = min(processors(), -(-lanes // _THREADS))
         launches.append(
             _expand_kernel(tree.layout, places, image.size, target, t.cols % 8 == 0).bind(
                 (tree.planes, tree.halves, tree.bytes, tree.tables, norms, out, first, rows,
-                 tree.groups, -(-t.rows // 32) * 32 * tree.groups, t.cols),
+                 tree.groups, tree.plane_words, t.cols),
                 blocks,
             )
         )  # fmt: skip
@@ -147,7 +148,7 @@ def dequantize(
         expand_rows(t, held, first, rows, unit_norms=False, stream=number)
         rotation_kernel(False, words, (_F, dtype.name), r.single).bind(
             (held, t.cols, 1, r.signs, r.segments, r.factors, r.transposed, scratch,
-             out.at(first * t.cols), t.cols, scratch, r.count, words, 0, 0),
+             out.at(first * t.cols), t.cols, scratch, r.count, words, 0, 0, 0, 1),
             rows, shared=rotation_shared(words),
         )(number)  # fmt: skip
     return out

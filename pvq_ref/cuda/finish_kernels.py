@@ -4,7 +4,7 @@ import numba
 from numba import cuda
 
 from pvq_ref.cuda.intrinsics import add
-from pvq_ref.cuda.product_kernels import LARGEST
+from pvq_ref.cuda.rotation_kernels import LARGEST
 
 u32, u64, f32 = numba.uint32, numba.uint64, numba.float32
 

@@ -10,7 +10,7 @@ import numba
 from numba import cuda
 
 from pvq_ref.cuda.intrinsics import SIMULATED, add, device, nearest, rsqrt
-from pvq_ref.cuda.product_kernels import LARGEST
+from pvq_ref.cuda.rotation_kernels import LARGEST
 
 u32, u64, i32, i64, f32 = numba.uint32, numba.uint64, numba.int32, numba.int64, numba.float32
 

@@ -44,6 +44,17 @@ if SIMULATED:
     def rsqrt(x: float) -> np.float32:
         return np.float32(1 / np.sqrt(np.float32(x)))
 
+    def two(array: Any, i: int) -> tuple[Any, ...]:
+        return tuple(array[2 * int(i) : 2 * int(i) + 2])
+
+    def pick(a: int, b: int, selector: int) -> np.uint32:
+        held = np.array([a, b], np.uint32).tobytes()
+        chosen = [held[int(selector) >> 4 * j & 7] for j in range(4)]
+        return np.frombuffer(bytes(chosen), np.uint32)[0]
+
+    def entry(array: Any, i: int, first: int) -> Any:
+        return array[int(i) + int(first)]
+
     def four(array: Any, i: int) -> tuple[Any, ...]:
         return tuple(array[4 * int(i) : 4 * int(i) + 4])
 
@@ -64,6 +75,21 @@ if SIMULATED:
         size = 16 // array.dtype.itemsize
         place = slice(size * int(i), size * (int(i) + 1))
         array[place] = np.array([np.uint32(w) for w in words]).view(array.dtype)
+
+    def copy_four(target: Any, i: int, source: Any, j: int) -> None:
+        target[4 * int(i) : 4 * int(i) + 4] = source[4 * int(j) : 4 * int(j) + 4]
+
+    def wait_for_copies() -> None:
+        pass
+
+    def in_order() -> None:
+        pass
+
+    def meet_at(number: int, threads: int) -> None:
+        raise NotImplementedError("the simulator has one barrier only")
+
+    def tile_product(*words: int) -> tuple[int, ...]:
+        raise NotImplementedError("tensor cores aren't simulated: dp4a does the same")
 
     def let_next_start() -> None:
         pass
@@ -109,8 +135,55 @@ else:
         return u32(u32, u32, u32), _asm("shf.r.wrap.b32 $0, $1, $2, $3;", 3)
 
     @intrinsic
+    def pick(typing: Any, a: Any, b: Any, selector: Any) -> Any:
+        """Four bytes: byte j is that of a (0 to 3) or b (4 to 7) which hex digit j names."""
+        return u32(u32, u32, u32), _asm("prmt.b32 $0, $1, $2, $3;", 3)
+
+    @intrinsic
+    def entry(typing: Any, array: Any, i: Any, first: Any) -> Any:
+        """array[first + i], where a constant `first` costs no instruction."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data, place, begin = args
+            if isinstance(signature.args[0], types.Array):
+                data = context.make_array(signature.args[0])(context, builder, data).data
+            wide = ir.IntType(64)
+            near = builder.gep(data, [builder.zext(place, wide)])
+            return builder.load(builder.gep(near, [builder.zext(begin, wide)]))
+
+        return array.dtype(array, u32, u32), generate
+
+    @intrinsic
     def dp4a(typing: Any, a: Any, b: Any, c: Any) -> Any:
         return i32_(u32, u32, i32_), _asm("dp4a.s32.s32 $0, $1, $2, $3;", 3)
+
+    @intrinsic
+    def tile_product(
+        typing: Any, a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any,
+        c0: Any, c1: Any, c2: Any, c3: Any,
+    ) -> Any:  # fmt: skip
+        """A B + C of a warp, int8 and int32: A is 16 by 32, B 32 by 8.
+
+        Of lane 4 r + q: a0 and a2 have the columns 4 q … and 16 + 4 q … of row r of A, a1 and a3
+        those of row r + 8; b0 and b1 the rows 4 q … and 16 + 4 q … of column r of B; c0 and c1 the
+        columns 2 q and 2 q + 1 of row r of C, c2 and c3 those of row r + 8.
+        """
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(32)
+            several = ir.LiteralStructType([word] * 4)
+            text = (
+                "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+                "{$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};"
+            )
+            constraints = ",".join(["=r"] * 4 + ["r"] * 10)
+            function = ir.FunctionType(several, [word] * 10)
+            inline = ir.InlineAsm(function, text, constraints, side_effect=True)
+            got = builder.call(inline, args)
+            parts = [builder.extract_value(got, i) for i in range(4)]
+            return context.make_tuple(builder, signature.return_type, parts)
+
+        return types.UniTuple(i32_, 4)(*6 * [u32], *4 * [i32_]), generate
 
     @intrinsic
     def add(typing: Any, a: Any, b: Any) -> Any:
@@ -191,6 +264,55 @@ else:
         return generate
 
     @intrinsic
+    def copy_four(typing: Any, target: Any, i: Any, source: Any, j: Any) -> Any:
+        """Start to copy four words to shared memory; see `wait_for_copies`."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data, place, other, other_place = args
+            data = context.make_array(signature.args[0])(context, builder, data).data
+            vector, wide = ir.VectorType(ir.IntType(32), 4), ir.IntType(64)
+            addresses = []
+            for pointer, index in ((data, place), (other, other_place)):
+                typed = builder.bitcast(pointer, ir.PointerType(vector, pointer.type.addrspace))
+                at = builder.gep(typed, [builder.zext(index, wide)])
+                if at.type.addrspace:
+                    at = builder.addrspacecast(at, ir.PointerType(vector))
+                addresses.append(builder.ptrtoint(at, wide))
+            text = (
+                "{ .reg .u64 near; .reg .u32 place; cvta.to.shared.u64 near, $0; "
+                "cvt.u32.u64 place, near; cp.async.cg.shared.global [place], [$1], 16; }"
+            )
+            function = ir.FunctionType(ir.VoidType(), [wide, wide])
+            inline = ir.InlineAsm(function, text, "l,l,~{memory}", side_effect=True)
+            builder.call(inline, addresses)
+            return context.get_dummy_value()
+
+        return types.void(target, u32, source, u32), generate
+
+    @intrinsic
+    def wait_for_copies(typing: Any) -> Any:
+        """Wait for all copies that this thread has started."""
+        return types.void(), _order("cp.async.wait_all;")
+
+    @intrinsic
+    def in_order(typing: Any) -> Any:
+        """Keep memory accesses of a warp before this before those after it."""
+        return types.void(), _order("bar.warp.sync 0xffffffff;")
+
+    @intrinsic
+    def meet_at(typing: Any, number: Any, threads: Any) -> Any:
+        """Wait until so many threads have come to the barrier of this number, 1 to 15."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            i32 = ir.IntType(32)
+            function = ir.FunctionType(ir.VoidType(), [i32, i32])
+            inline = ir.InlineAsm(function, "bar.sync $0, $1;", "r,r,~{memory}", side_effect=True)
+            builder.call(inline, args)
+            return context.get_dummy_value()
+
+        return types.void(u32, u32), generate
+
+    @intrinsic
     def let_next_start(typing: Any) -> Any:
         return types.void(), _order("griddepcontrol.launch_dependents;")
 
@@ -206,17 +328,24 @@ else:
 
         return i32_(types.float32), generate
 
-    @intrinsic
-    def four(typing: Any, array: Any, i: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            word = ir.IntType(32)
-            data, place = args
-            if isinstance(signature.args[0], types.Array):
-                data = context.make_array(signature.args[0])(context, builder, data).data
-            vector = ir.VectorType(word, 4)
-            pointer = builder.bitcast(data, ir.PointerType(vector, data.type.addrspace))
-            loaded = builder.load(builder.gep(pointer, [place]), align=16)
-            parts = [builder.extract_element(loaded, word(j)) for j in range(4)]
-            return context.make_tuple(builder, signature.return_type, parts)
+    def _vector(size: int) -> Any:
+        """Return the intrinsic that loads so many words at once."""
 
-        return types.UniTuple(u32, 4)(array, u32), generate
+        def load(typing: Any, array: Any, i: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                word = ir.IntType(32)
+                data, place = args
+                if isinstance(signature.args[0], types.Array):
+                    data = context.make_array(signature.args[0])(context, builder, data).data
+                vector = ir.VectorType(word, size)
+                pointer = builder.bitcast(data, ir.PointerType(vector, data.type.addrspace))
+                index = builder.zext(place, ir.IntType(64))
+                loaded = builder.load(builder.gep(pointer, [index]), align=4 * size)
+                parts = [builder.extract_element(loaded, word(j)) for j in range(size)]
+                return context.make_tuple(builder, signature.return_type, parts)
+
+            return types.UniTuple(u32, size)(array, u32), generate
+
+        return intrinsic(load)
+
+    two, four = _vector(2), _vector(4)

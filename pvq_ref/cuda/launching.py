@@ -67,6 +67,11 @@ def can_overlap() -> bool:
     return not SIMULATED and attribute_of("COMPUTE_CAPABILITY_MAJOR") >= 9
 
 
+def has_tensor_cores() -> bool:
+    """Whether a warp can multiply tiles of int8, 16 by 32 by 8 (compute capability 8)."""
+    return not SIMULATED and attribute_of("COMPUTE_CAPABILITY_MAJOR") >= 8
+
+
 class Kernel:
     """A compiled kernel. Its arguments are pointers, written as their type, and 32-bit numbers (u).
 

@@ -6,179 +6,162 @@ from typing import Any
 import numba
 from numba import cuda
 
-from pvq_ref.cuda.coding import Image, Layout, sixteens
+from pvq_ref.cuda.coding import Image, Layout
+from pvq_ref.cuda.decode_kernels import RAW, make_decoder, make_read
 from pvq_ref.cuda.intrinsics import (
+    SIMULATED,
     add,
+    copy_four,
     device,
     dp4a,
+    entry,
     four,
-    funnel_left,
-    nearest,
+    in_order,
+    meet_at,
     put_four,
     rsqrt,
-    shift_left,
-    shift_right,
     sub,
+    tile_product,
+    wait_for_copies,
     wait_for_last,
 )
+from pvq_ref.cuda.rotation_kernels import LARGEST, packed_place
 
-u8, u32, u64 = numba.uint8, numba.uint32, numba.uint64
-i32, f32 = numba.int32, numba.float32
-LARGEST = 32639  # of 16-bit activations: two signed bytes, the high one up to 127
-
-
-@device
-def quantize(x, start, up):
-    """Return words of the high and low bytes of four activations in 16-bit fixed point."""
-    high, low = u32(0), u32(0)
-    for j in range(4):
-        value = nearest(x[start + u64(j)] * up)
-        upper = i32(i32(value + i32(128)) >> i32(8))
-        lower = i32(value - i32(upper * i32(256)))
-        high = u32(high | u32(u32(upper & i32(255)) << u32(8 * j)))
-        low = u32(low | u32(u32(lower & i32(255)) << u32(8 * j)))
-    return high, low
+u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
+ZEROS = 32  # words before the activations in shared memory
 
 
-@device
-def load(planes, halves, bytes_, groups, group, whole, has_half, has_byte):
-    """Return the four words of a group; those that it doesn't have are anything."""
-    rest = u32(0)
-    if has_half:
-        rest = u32(u32(halves[group]) << u32(16))
-    if has_byte:
-        rest = u32(rest | u32(u32(bytes_[group]) << u32(8 if has_half else 24)))
-    w0 = u32(planes[group])
-    w1 = u32(planes[add(groups, group)]) if whole > 1 else rest
-    w2 = u32(planes[add(add(groups, groups), group)]) if whole > 2 else rest
-    w3 = u32(planes[add(add(groups, add(groups, groups)), group)]) if whole > 3 else rest
-    return w0, w1, w2, w3
+def make_copy(compute_8: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the device functions that copy words to shared memory, while a kernel goes on.
 
-
-def make_decoder(
-    layout: Layout, image: Image, count: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the device functions that take the words of `count` groups apart.
-
-    field(held, r) -> number of the level of group r
-    decode(held, tables, pairs, out): write 4 or 8 words of four int8 for each group to out
-    held has four words a group. Groups go through each look-up together, so that they wait for it
-    together.
+    start(source, target, begin, size, at, i, threads): start to copy source[begin : begin + size]
+    to target[at:], the i-th thread of so many; all but these are multiples of four. wait(): for all
+    that the calling thread has started. Before compute capability 8 a copy is done when `start`
+    returns.
     """
-    guess, tree = layout.tree.guess, layout.tree
-    first = u32(32 - guess)
-    eight, sixteen, top = u32(image.eight // 2), u32(image.sixteen), u32(image.top)
-    place = (128 if tree.n == 32 else 64) - layout.bits
-    word, shift = (3 if tree.n == 32 else 1) - place // 32, u32(place % 32)
-    mask = u32((2 << layout.gain_bits) - 1)
-    pulses, long = u32(tree.k << guess), tree.n == 32
-    if long:
-        sixteen = u32((image.sixteen - (sixteens(tree)[0] << guess)) & 0xFFFFFFFF)
-    halves, eights = count * tree.n // 16, count * tree.n // 8
 
     @device
-    def field(held, r):
-        return u32(u32(held[4 * r + word] >> shift) & mask)
+    def start(source, target, begin, size, at, i, threads):
+        fours, first, place = u32(size >> u32(2)), u32(begin >> u32(2)), u32(at >> u32(2))
+        while i < fours:
+            if compute_8:
+                copy_four(target, add(place, i), source, add(first, i))
+            else:
+                put_four(target, add(place, i), four(source, add(first, i)))
+            i = add(i, threads)
 
     @device
-    def split(held, tables, high, low, row):
-        for r in range(count):
-            row[r] = tables[add(top, u32(held[4 * r] >> first))]
-        for r in range(count):
-            s = count - 1 - r  # entries are read before their places are written
-            entry = row[s]
-            w0, w1, w2, w3 = held[4 * s], held[4 * s + 1], held[4 * s + 2], held[4 * s + 3]
-            by, begin = u32(entry >> u32(5)), u32(entry >> u32(12))
-            far, near = (by & u32(64)) != u32(0), (by & u32(96)) == u32(0)
-            last = u32(0) if far else w2 if near else w3
-            middle = w3 if far else w1 if near else w2
-            start = w2 if far else w0 if near else w1
-            high[2 * s + 1], low[2 * s + 1] = (
-                funnel_left(middle, start, by), funnel_left(last, middle, by)
-            )  # fmt: skip
-            high[2 * s], low[2 * s] = funnel_left(w1, w0, entry), funnel_left(w2, w1, entry)
-            row[2 * s + 1], row[2 * s] = sub(pulses, begin), begin
+    def wait():
+        if compute_8:
+            wait_for_copies()
 
-    @device
-    def decode(held, tables, pairs, out):
-        high = cuda.local.array(halves, numba.uint32)
-        low = cuda.local.array(halves, numba.uint32)
-        row = cuda.local.array(halves, numba.uint32)
-        if long:
-            split(held, tables, high, low, row)
-        else:
-            for r in range(count):
-                high[r], low[r], row[r] = held[4 * r], held[4 * r + 1], u32(0)
-        entry = cuda.local.array(halves, numba.uint32)
-        for h in range(halves):
-            entry[h] = tables[add(add(sixteen, row[h]), u32(high[h] >> first))]
-        nodes = cuda.local.array(eights, numba.uint64)
-        code = cuda.local.array(eights, numba.uint32)
-        for h in range(halves):
-            by, begin = u32(entry[h] >> u32(5)), u32(entry[h] >> u32(11))
-            far = (by & u32(32)) != u32(0)
-            one = funnel_left(low[h], high[h], entry[h])
-            other = funnel_left(u32(0) if far else low[h], low[h] if far else high[h], by)
-            rest = sub(row[h] if long else pulses, begin)
-            nodes[2 * h] = pairs[add(add(eight, begin), u32(one >> first))]
-            nodes[2 * h + 1] = pairs[add(add(eight, rest), u32(other >> first))]
-            code[2 * h], code[2 * h + 1] = one, other
-        for m in range(eights):
-            shifts = u32(nodes[m] >> u64(32))
-            one = add(shift_right(code[m], shifts), u32(nodes[m] & u64(0xFFFFFFFF)))
-            rest = shift_left(code[m], sub(u32(0), shifts))
-            other = add(shift_right(rest, u32(shifts >> u32(5))), u32(shifts >> u32(10)))
-            out[2 * m], out[2 * m + 1] = tables[one], tables[other]
-
-    return field, decode
+    return start, wait
 
 
 @device
-def copy_fours(source, target, begin, size, at):
-    """Copy words four at a time to target[at:], from source[begin:]; all are multiples of four."""
-    i, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
-    fours, start, place = u32(size >> u32(2)), u32(begin >> u32(2)), u32(at >> u32(2))
-    far = u32(threads * u32(3))
-    while add(i, far) < fours:  # four loads are on their way at once
-        a = four(source, add(start, i))
-        b = four(source, add(start, add(i, threads)))
-        c = four(source, add(start, add(i, u32(threads * u32(2)))))
-        d = four(source, add(start, add(i, far)))
-        put_four(target, add(place, i), a)
-        put_four(target, add(place, add(i, threads)), b)
-        put_four(target, add(place, add(i, u32(threads * u32(2)))), c)
-        put_four(target, add(place, add(i, far)), d)
-        i = add(i, u32(threads * u32(4)))
-    while i < fours:
-        put_four(target, add(place, i), four(source, add(start, i)))
-        i = add(i, threads)
+def meet(slice_, row_blocks, is_busy):
+    """Wait for the other warps of a slice; in the simulator, of the block."""
+    if SIMULATED:
+        cuda.syncthreads()
+    elif row_blocks == u32(1):
+        in_order()
+    elif is_busy:  # at most 8 slices have several warps
+        meet_at(add(slice_, u32(1)), u32(row_blocks << u32(5)))
+
+
+def make_multiply(
+    batch: int, together: int, quarters: int, image_size: int, compute_8: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the device functions that multiply the groups of a warp by `batch` columns.
+
+    begin(lane) -> where the lane reads activations first, and how its place grows
+    multiply(words, scales, tables, begun, which, part, total): add scale times the product of the
+    lane's group, of each of its rows, to total (rows, batch); activations stand in shared memory by
+    (column, quad of `part` ones, sixteen of the group), in units of 32 words, and `which` is the
+    first of the quad
+
+    Lane 4 r + q has the q-th group of a quad. By a tensor core: A has the four groups of a row side
+    by side, a group in every fourth of its columns, and the columns 2 q and 2 q + 1 of B have the
+    high and low bytes of group q's activations, and zeros where the other groups are. So a lane
+    gets both sums of the very group that it decoded, with its scale, and nothing is exchanged
+    between lanes. Without tensor cores dp4a gives the same sums.
+    """
+    four_bytes = 4 * quarters
+    zeros, first = u32(image_size // 4), u32((image_size + ZEROS) // 4)
+
+    @device
+    def begin(lane):
+        group = u32(lane & u32(3))
+        if not compute_8:
+            return add(first, group), u32(8)
+        column = u32(lane >> u32(2))
+        if group == u32(column >> u32(1)):
+            return add(first, add(u32(u32(column & u32(1)) << u32(2)), group)), u32(8)
+        # Zeros in banks that the lanes beside it don't read from.
+        return add(zeros, u32(add(u32(lane >> u32(3)), u32(2)) & u32(3))), u32(0)
+
+    @device
+    def multiply(words, scales, tables, begun, which, part, total):
+        origin, step = begun
+        for b in range(batch):
+            high = cuda.local.array(together, numba.int32)
+            low = cuda.local.array(together, numba.int32)
+            for r in range(together):
+                high[r], low[r] = i32(0), i32(0)
+            for h in range(quarters):
+                unit = add(which, u32(add(u32(u32(u32(b) * part) * u32(quarters)), u32(h))))
+                place = add(origin, u32(unit * step))
+                x = four(tables, place)
+                if compute_8:
+                    for r in range(0, together, 2):
+                        at, beside = r * four_bytes + 4 * h, (r + 1) * four_bytes + 4 * h
+                        for w in range(0, 4, 2):
+                            high[r], low[r], high[r + 1], low[r + 1] = tile_product(
+                                words[at + w], words[beside + w],
+                                words[at + w + 1], words[beside + w + 1],
+                                x[w], x[w + 1], high[r], low[r], high[r + 1], low[r + 1],
+                            )  # fmt: skip
+                else:
+                    other = four(tables, add(place, u32(4)))
+                    for r in range(together):
+                        for w in range(4):
+                            word = words[r * four_bytes + 4 * h + w]
+                            high[r] = dp4a(word, x[w], high[r])
+                            low[r] = dp4a(word, other[w], low[r])
+            for r in range(together):
+                value = i32(i32(high[r] * i32(256)) + low[r])
+                total[r * batch + b] += scales[r] * f32(value)
+
+    return begin, multiply
 
 
 def make_product(
-    layout: Layout, image: Image, batch: int, together: int, direct: bool, overlap: bool
+    layout: Layout,
+    image: Image,
+    batch: int,
+    direct: bool,
+    overlap: bool,
+    compute_8: bool,
 ) -> Callable[..., None]:
     """Return the kernel that multiplies `batch` columns.
 
-    A lane has `together` rows, 32 apart, so that a warp reads activations once for all of them. A
-    block has `row_blocks` times 32 · together rows, and `slices` warps for each of these, which
-    share out the groups of a row; their sums are added in order at the end. Activations go
-    through shared memory a tile of groups at a time. While groups are multiplied, the next ones are
-    looked up, and the words after them are on their way. Either the product is written, or (not
-    direct) the sums, (batch, rows), for `finish`.
+    Four lanes have a row, and the groups of a quad. A lane has several rows, 8 apart, so that a
+    warp reads activations once for all of them (`Layout`). A block has `row_blocks` times these
+    rows, and `slices` warps for each, which share out the quads of a row; their sums are added in
+    order at the end. A slice's warps have their own part of shared memory for activations; these
+    come in tiles of `part` quads, and while one is multiplied, the next one is copied. Only these
+    warps meet there, so that others go on. While groups are multiplied, the next ones are looked
+    up, and the words after them are on their way. Either the product is written, or (not direct)
+    the sums, (batch, rows), for `finish`.
     """
     four_bytes, quarters = layout.tree.n // 4, layout.tree.n // 16
-    whole, has_half, has_byte = layout.shape
+    together, block_rows = layout.together, layout.rows
+    fetch, arrange = make_read(layout)
     field, decode = make_decoder(layout, image, together)
+    begin_lane, multiply = make_multiply(batch, together, quarters, image.size, compute_8)
+    start_copy, wait_for_own_copies = make_copy(compute_8)
     levels, size = u32(image.levels), image.size
     words_out, words_in, sums = together * four_bytes, 4 * together, together * batch
-
-    @device
-    def read(planes, halves, bytes_, all_groups, bases, group, words):
-        for r in range(together):
-            at = add(bases[r], u32(group << u32(5)))
-            words[4 * r], words[4 * r + 1], words[4 * r + 2], words[4 * r + 3] = load(
-                planes, halves, bytes_, all_groups, at, whole, has_half, has_byte
-            )
 
     @device
     def scale(words, held, floats, scales):
@@ -187,145 +170,169 @@ def make_product(
             for w in range(four_bytes):
                 word = words[r * four_bytes + w]
                 square = dp4a(word, word, square)
-            scales[r] = floats[add(levels, field(held, r))] * rsqrt(f32(square))
+            scales[r] = entry(floats, field(held, r), levels) * rsqrt(f32(square))
 
     @device
-    def multiply(words, scales, tables, group, held, total):
+    def copy_tile(packed, tables, begin, held, part, at, packed_step, i, threads):
+        """Start to copy `held` quads of activations from quad `begin` on to tables[at:].
+
+        A column has room for `part` quads.
+        """
         for b in range(batch):
-            high = cuda.local.array(together, numba.int32)
-            low = cuda.local.array(together, numba.int32)
-            for r in range(together):
-                high[r], low[r] = i32(0), i32(0)
-            place = add(u32(size // 4), u32(add(u32(u32(2 * b) * held), group) * u32(quarters)))
-            for q in range(quarters):
-                a = four(tables, add(place, u32(q)))
-                c = four(tables, add(add(place, u32(q)), u32(held * u32(quarters))))
-                for r in range(together):
-                    for w in range(4):
-                        word = words[r * four_bytes + 4 * q + w]
-                        high[r] = dp4a(word, a[w], high[r])
-                        low[r] = dp4a(word, c[w], low[r])
-            for r in range(together):
-                value = i32(i32(high[r] * i32(256)) + low[r])
-                total[r * batch + b] += scales[r] * f32(value)
+            start = add(u32(u32(b) * packed_step), u32(begin * u32(8 * four_bytes)))
+            target = add(at, u32(u32(u32(b) * part) * u32(8 * four_bytes)))
+            start_copy(packed, tables, start, u32(held * u32(8 * four_bytes)), target, i, threads)
+
+    @device
+    def read_odd(odd, i, level_table, words):
+        """Read a group without a code; return its scale, and the place of its first word."""
+        start, square = u32(i * u32(1 + four_bytes)), i32(0)
+        for w in range(four_bytes):
+            words[w] = odd[add(start, u32(1 + w))]
+            square = dp4a(words[w], words[w], square)
+        group, level = u32(odd[start] & u32(0xFFFFFF)), level_table[u32(odd[start] >> u32(24))]
+        return level * rsqrt(f32(square)), u32(group * u32(four_bytes))
+
+    @device
+    def odd_product(words, scale_, first, packed, packed_step, b):
+        """Return its product with a column."""
+        upper, lower = i32(0), i32(0)
+        for h in range(quarters):
+            place = packed_place(add(first, u32(4 * h)), u32(quarters))
+            place = u32(add(u32(b * packed_step), place) >> u32(2))
+            x, other = four(packed, place), four(packed, add(place, u32(4)))
+            for w in range(4):
+                upper = dp4a(words[4 * h + w], x[w], upper)
+                lower = dp4a(words[4 * h + w], other[w], lower)
+        return scale_ * f32(i32(i32(upper * i32(256)) + lower))
 
     def product(
-        planes, halves, bytes_, tables_in, odd_first, odd, norms, packed, largest, out, out_row,
-        out_column, rows, groups, tile_groups, slices, row_blocks, columns, packed_step,
+        planes, halves, bytes_, tables_in, level_table, odd_first, odd, norms, packed, largest, out,
+        out_row, out_column, rows, quads, part, slices, row_blocks, columns, packed_step,
+        odd_place, buffers,
     ):  # fmt: skip
         tables = cuda.shared.array(0, numba.uint32)
-        pairs = cuda.shared.array(0, numba.uint64)
         floats = cuda.shared.array(0, numba.float32)
         thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
-        copy_fours(tables_in, tables, u32(0), u32(size), u32(0))
+        start_copy(tables_in, tables, u32(0), u32(size), u32(0), thread, threads)
+        if thread < u32(ZEROS):
+            tables[add(u32(size), thread)] = u32(0)
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
-        slice_, block = u32(warp % slices), u32(warp // slices)
-        row_block = u32(add(u32(u32(cuda.blockIdx.x) * row_blocks), block) * u32(together))
-        is_used = block < row_blocks and u32(row_block << u32(5)) < rows
-        last_block = u32(sub(rows, u32(1)) >> u32(5))
-        all_groups = u32(add(last_block, u32(1)) * u32(groups * u32(32)))
+        # Warps of one slice, which wait for each other, are on different schedulers.
+        slice_, block = u32(warp // row_blocks), u32(warp % row_blocks)
+        is_busy = slice_ < slices
+        row_block = add(u32(u32(cuda.blockIdx.x) * row_blocks), block)
+        is_used = is_busy and u32(row_block * u32(block_rows)) < rows
+        all_blocks = u32(add(rows, u32(block_rows - 1)) // u32(block_rows))
+        plane_words = u32(all_blocks * u32(quads * u32(32 * together)))
+        place = add(u32(min(row_block, sub(all_blocks, u32(1))) * u32(quads * u32(32))), lane)
+        begun = begin_lane(lane)
         total = cuda.local.array(sums, numba.float32)
         for s in range(sums):
             total[s] = f32(0)
         now = cuda.local.array(words_out, numba.uint32)
         then = cuda.local.array(words_out, numba.uint32)
         held_words = cuda.local.array(words_in, numba.uint32)
-        coming = cuda.local.array(words_in, numba.uint32)
+        coming = cuda.local.array(RAW, numba.uint32)
         scales = cuda.local.array(together, numba.float32)
         next_scales = cuda.local.array(together, numba.float32)
-        bases = cuda.local.array(together, numba.uint32)
+        # The quads of this warp, and where its slice's activations stand, in units of 32 words.
+        each, last = u32(add(quads, sub(slices, u32(1))) // slices), sub(quads, u32(1))
+        quad = u32(slice_ * each)
+        end = min(add(quad, each), quads)
+        tile = u32(u32(part * u32(quarters)) * u32(batch))
+        first_tile = u32(slice_ * u32(tile * buffers))
+        region = add(u32(size + ZEROS), u32(first_tile << u32(5)))
+        copier, copiers = add(u32(block << u32(5)), lane), u32(row_blocks << u32(5))
+        at = add(place, u32(u32(min(quad, last)) << u32(5)))
+        fetch(planes, halves, bytes_, plane_words, at, coming)
+        arrange(coming, held_words)
+        at = add(place, u32(u32(min(add(quad, u32(1)), last)) << u32(5)))
+        fetch(planes, halves, bytes_, plane_words, at, coming)
+        wait_for_own_copies()
+        cuda.syncthreads()
+        decode(held_words, tables, now)
+        scale(now, held_words, floats, scales)
         if overlap:
             wait_for_last()
-        begin = u32(0)
-        while begin < groups:
-            held = min(tile_groups, sub(groups, begin))
-            cuda.syncthreads()
-            plane = u32(held * u32(four_bytes))
-            for p in range(2 * batch):
-                start = add(u32(u32(p) * packed_step), u32(begin * u32(four_bytes)))
-                copy_fours(packed, tables, start, plane, add(u32(size), u32(u32(p) * plane)))
-            cuda.syncthreads()
-            share = u32(u32(add(held, sub(slices, u32(1)))) // slices)
-            group = u32(slice_ * share)
-            stop = min(add(group, share), held)
-            if is_used and group < stop:
-                last = sub(stop, u32(1))
+        held, buffer = u32(0), u32(0)
+        if is_busy and quad < end:
+            held = min(part, sub(end, quad))
+            copy_tile(packed, tables, quad, held, part, region, packed_step, copier, copiers)
+        for _ in range(u32(add(each, sub(part, u32(1))) // part)):
+            wait_for_own_copies()
+            meet(slice_, row_blocks, is_busy)
+            begin, follow = buffer, u32(0)
+            stop = add(quad, held)
+            if is_busy and stop < end:
+                follow = min(part, sub(end, stop))
+                buffer = sub(tile, buffer)
+                at = add(region, u32(buffer << u32(5)))
+                copy_tile(packed, tables, stop, follow, part, at, packed_step, copier, copiers)
+            which = add(first_tile, begin)
+            while is_used and quad < stop:
+                arrange(coming, held_words)
+                at = add(place, u32(u32(min(add(quad, u32(2)), last)) << u32(5)))
+                fetch(planes, halves, bytes_, plane_words, at, coming)
+                in_order()
+                decode(held_words, tables, then)
+                multiply(now, scales, tables, begun, which, part, total)
+                scale(then, held_words, floats, next_scales)
+                for w in range(words_out):
+                    now[w] = then[w]
                 for r in range(together):
-                    at = min(add(row_block, u32(r)), last_block)
-                    bases[r] = add(u32(add(u32(at * groups), begin) << u32(5)), lane)
-                read(planes, halves, bytes_, all_groups, bases, group, held_words)
-                following = min(add(group, u32(1)), last)
-                read(planes, halves, bytes_, all_groups, bases, following, coming)
-                decode(held_words, tables, pairs, now)
-                scale(now, held_words, floats, scales)
-                while group < stop:
-                    for w in range(words_in):
-                        held_words[w] = coming[w]
-                    following = min(add(group, u32(2)), last)
-                    read(planes, halves, bytes_, all_groups, bases, following, coming)
-                    decode(held_words, tables, pairs, then)
-                    multiply(now, scales, tables, group, held, total)
-                    scale(then, held_words, floats, next_scales)
-                    for w in range(words_out):
-                        now[w] = then[w]
-                    for r in range(together):
-                        scales[r] = next_scales[r]
-                    group = add(group, u32(1))
-            begin = add(begin, tile_groups)
-        # What follows stands where activations were: sums of warps (slice, row of the block), then
-        # products of groups without a code, a thread each.
-        held_rows = u32(row_blocks * u32(32 * together))
+                    scales[r] = next_scales[r]
+                quad, which = add(quad, u32(1)), add(which, u32(quarters))
+            quad, held = stop, follow
+        # Products of groups without a code, (entry, column), behind all else if there is room.
+        held_rows = u32(row_blocks * u32(block_rows))
         first_row = u32(u32(cuda.blockIdx.x) * held_rows)
         last_row = min(add(first_row, held_rows), rows)
         odd_begin, odd_end = odd_first[first_row], odd_first[last_row]
-        at = add(first_row, thread)
-        is_mine = thread < held_rows and at < rows
-        mine_begin, mine_end = u32(0), u32(0)
-        if is_mine:
-            mine_begin, mine_end = odd_first[at], odd_first[add(at, u32(1))]
-        values = add(u32(size), u32(slices * held_rows))
-        for b in range(batch):
-            cuda.syncthreads()
-            if block < row_blocks:
-                place = add(u32(slice_ * held_rows), add(u32(block * u32(32 * together)), lane))
+        odd_words = cuda.local.array(four_bytes, numba.uint32)
+        i = add(odd_begin, thread)
+        while i < odd_end and odd_place != u32(0):
+            odd_scale, first = read_odd(odd, i, level_table, odd_words)
+            slot = add(odd_place, u32(sub(i, odd_begin) * u32(batch)))
+            for b in range(batch):
+                value = odd_product(odd_words, odd_scale, first, packed, packed_step, u32(b))
+                floats[add(slot, u32(b))] = value
+            i = add(i, threads)
+        cuda.syncthreads()
+        # In the place of tables and activations, sums of lanes: (column, slice and q, row).
+        # 8 and 4 spread what lanes write and what they read over the banks.
+        row_step, pieces = add(held_rows, u32(8)), u32(slices * u32(4))
+        column_step = add(u32(pieces * row_step), u32(4))
+        if is_busy:
+            piece = add(u32(slice_ * u32(4)), u32(lane & u32(3)))
+            row = add(u32(block * u32(block_rows)), u32(lane >> u32(2)))
+            slot = add(u32(piece * row_step), row)
+            for b in range(batch):
                 for r in range(together):
-                    floats[add(add(u32(size), place), u32(32 * r))] = total[r * batch + b]
-            cuda.syncthreads()
+                    where = add(add(slot, u32(u32(b) * column_step)), u32(8 * r))
+                    floats[where] = total[r * batch + b]
+        cuda.syncthreads()
+        i = thread
+        while i < u32(sub(last_row, first_row) * u32(batch)):
+            row, b = u32(i // u32(batch)), u32(i % u32(batch))
+            at = add(first_row, row)
+            one, stop = odd_first[at], odd_first[add(at, u32(1))]
+            factor = norms[at] * (largest[b] / f32(LARGEST))
+            slot = add(u32(b * column_step), row)
             value = f32(0)
-            if is_mine:
-                for s in range(slices):
-                    value += floats[add(u32(size), add(u32(u32(s) * held_rows), thread))]
-            begin = odd_begin
-            while begin < odd_end:
-                one = add(begin, thread)
-                if one < odd_end:
-                    start = u32(one * u32(1 + four_bytes))
-                    place = add(
-                        u32(u32(2 * b) * packed_step),
-                        u32(u32(odd[start] & u32(0xFFFFFF)) * u32(four_bytes)),
-                    )
-                    square, high, low = i32(0), i32(0), i32(0)
-                    for w in range(four_bytes):
-                        word = odd[add(start, u32(1 + w))]
-                        square = dp4a(word, word, square)
-                        high = dp4a(word, packed[add(place, u32(w))], high)
-                        low = dp4a(word, packed[add(add(place, u32(w)), packed_step)], low)
-                    level = floats[add(levels, u32(odd[start] >> u32(24)))]
-                    product_ = i32(i32(high * i32(256)) + low)
-                    floats[add(values, thread)] = level * rsqrt(f32(square)) * f32(product_)
-                cuda.syncthreads()
-                if is_mine:
-                    one = max(mine_begin, begin)
-                    while one < min(mine_end, add(begin, threads)):
-                        value += floats[add(values, sub(one, begin))]
-                        one = add(one, u32(1))
-                cuda.syncthreads()
-                begin = add(begin, threads)
-            if is_mine and u32(b) < columns:
-                if direct:
-                    value = value * (norms[at] * (largest[b] / f32(LARGEST)))
-                    out[u64(at) * u64(out_row) + u64(b) * u64(out_column)] = value
+            for s in range(pieces):
+                value += floats[add(slot, u32(u32(s) * row_step))]
+            while one < stop:
+                if odd_place != u32(0):
+                    value += floats[add(odd_place, add(u32(sub(one, odd_begin) * u32(batch)), b))]
                 else:
-                    out[u64(b) * u64(rows) + u64(at)] = value
+                    odd_scale, first = read_odd(odd, one, level_table, odd_words)
+                    value += odd_product(odd_words, odd_scale, first, packed, packed_step, b)
+                one = add(one, u32(1))
+            if not direct:
+                out[u64(b) * u64(rows) + u64(at)] = value
+            elif b < columns:
+                out[u64(at) * u64(out_row) + u64(b) * u64(out_column)] = value * factor
+            i = add(i, threads)
 
     return product

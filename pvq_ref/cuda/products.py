@@ -23,17 +23,16 @@ from pvq_ref.cuda.device import (
 from pvq_ref.cuda.finish_kernels import finish
 from pvq_ref.cuda.general_kernels import make_general
 from pvq_ref.cuda.intrinsics import SIMULATED
-from pvq_ref.cuda.launching import Kernel, Launch, can_overlap
-from pvq_ref.cuda.product_kernels import make_product
+from pvq_ref.cuda.launching import Kernel, Launch, can_overlap, has_tensor_cores
+from pvq_ref.cuda.product_kernels import ZEROS, make_product
 from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
 from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
 from pvq_ref.errors import ShapeError
 
+PRODUCT_THREADS = 64 if SIMULATED else 512
 SIZES = (1, 2, 4, 8, 16)  # columns of the kernels
 _U, _F, _WORDS = "u", "float32", "uint32"
-_PRODUCT = (
-    _WORDS, "uint16", "uint8", _WORDS, _WORDS, _WORDS, _F, _WORDS, _F, _F, *9 * _U
-)  # fmt: skip
+_PRODUCT = (*4 * (_WORDS,), _F, _WORDS, _WORDS, _F, _WORDS, _F, _F, *11 * _U)
 
 
 @lru_cache(64)
@@ -47,7 +46,7 @@ def rotation_kernel(
     """Return the kernel that rotates rows of a type into another; words are a padded row's."""
     in_shared = words <= shared_words() - 1024
     arguments = (
-        types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U, _WORDS, _U
+        types[0], _U, _U, _F, _WORDS, _F, "int8", _F, types[1], _U, _F, _U, _U, _WORDS, *3 * _U
     )  # fmt: skip
     function = make_rotation(forward, in_shared, single, forward and can_overlap(), keep)
     name = f"rotation {forward} {in_shared} {single} {can_overlap()} {keep}"
@@ -64,14 +63,12 @@ def padded(cols: int) -> int:
     return max(cols + cols // 32 + 1, THREADS)
 
 
-def packed_words(t: DeviceTensor) -> int:
-    """Return the words of a plane of activations: four columns each, of the groups with codes."""
-    return t.tree.groups * t.tree.layout.tree.n // 4 if t.tree else 0
-
-
-def shape_of(n: int, batch: int) -> tuple[int, int]:
-    """Return the threads of a block, and the rows of a lane."""
-    return (64, 2) if SIMULATED else (1024, 2 if n == 16 or batch > 1 else 1)
+def packing(t: DeviceTensor) -> tuple[int, int, int]:
+    """Return the rotation's last arguments: words of a packed column, words to pack, quarters."""
+    if t.tree is None:
+        return 0, 0, 1
+    n = t.tree.layout.tree.n
+    return t.tree.activation_words, t.tree.groups * n // 4, n // 16
 
 
 @lru_cache(256)
@@ -79,11 +76,11 @@ def _product_kernel(
     layout: Layout, places: tuple[int, ...], size: int, batch: int, direct: bool, target: str
 ) -> Kernel:
     image = Image(np.zeros(size, np.uint32), *places)
-    threads, together = shape_of(layout.tree.n, batch)
-    function = make_product(layout, image, batch, together, direct, can_overlap())
-    arguments = (*_PRODUCT[:9], target, *_PRODUCT[10:])
-    name = f"product {layout} {places} {size} {batch} {together} {direct} {can_overlap()}"
-    return Kernel(name, function, arguments, threads, shared_words() - 256)
+    device = can_overlap(), has_tensor_cores()
+    function = make_product(layout, image, batch, direct, *device)
+    arguments = (*_PRODUCT[:2], layout.bytes_type, *_PRODUCT[3:10], target, *_PRODUCT[11:])
+    name = f"product {layout} {places} {size} {batch} {direct} {device}"
+    return Kernel(name, function, arguments, PRODUCT_THREADS, shared_words() - 256)
 
 
 @lru_cache(64)
@@ -107,7 +104,8 @@ class Plan:
         size = next(size for size in SIZES if size >= batch)
         self.x = DeviceArray((size, t.cols), np.float32, stream)
         self.largest = DeviceArray(size, np.float32, stream)
-        self.packed = DeviceArray((size, 2, max(1, packed_words(t))), np.uint32, stream)
+        packed_step, packed_words, quarters = packing(t)
+        self.packed = DeviceArray((size, max(1, packed_step)), np.uint32, stream)
         self.x.clear(stream)
         self.packed.clear(stream)
         self.largest.clear(stream)
@@ -119,8 +117,8 @@ class Plan:
         r = t.rotation
         self._rotate = kernel.bind(
             (0, 0, 0, r.signs, r.segments, r.factors, r.bases, self._scratch, self.x, t.cols,
-             self.largest, r.count, words, self.packed, packed_words(t)),
-            batch, shared=rotation_shared(words),
+             self.largest, r.count, words, self.packed, packed_step, packed_words, quarters),
+            batch, overlap=can_overlap(), shared=rotation_shared(words),
         )  # fmt: skip
         slots = int(t.tree is not None) + len(t.general)
         direct = t.tree is not None and slots == 1
@@ -139,33 +137,42 @@ class Plan:
                     blocks,
                 )
             )
-        self._out = (9, 10, 11) if direct else (3, 4, 5)
+        self._out = (10, 11, 12) if direct else (3, 4, 5)
         self._lock = Lock()  # arguments are set before a launch reads them
 
     def _tree(self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str) -> Launch:
-        image, n = tree.image, tree.layout.tree.n
-        threads, together = shape_of(n, size)
+        image, n, rows, threads = tree.image, tree.layout.tree.n, tree.layout.rows, PRODUCT_THREADS
         # As many rows a block as leave no multiprocessor without work, and warps for all of them.
-        rows = 32 * together
-        row_blocks = -(-t.rows // (rows * processors()))
-        row_blocks = min(row_blocks, threads // rows)
+        row_blocks = min(-(-t.rows // (rows * processors())), threads // 32)
         slices = threads // 32 // row_blocks
         blocks = -(-t.rows // (rows * row_blocks))
-        left = shared_words() - 256 - image.size
-        most = max(1, left // (2 * size * n // 4))
-        tile = -(-tree.groups // -(-tree.groups // most))  # equal tiles, as few as fit
-        held = max(2 * size * tile * n // 4, threads * (together + 1))
+        # Products of groups without a code stand at the end, unless they take an eighth of it all.
+        shared = shared_words() - 256
+        edges = np.minimum(np.arange(blocks + 1) * rows * row_blocks, t.rows)
+        odd = int(np.diff(tree.odd_starts[edges].astype(np.int64)).max(initial=0)) * size
+        odd = -(-odd // 4) * 4 if odd <= shared // 8 else 0
+        # Each slice has room for one tile of activations, or for two.
+        quad_words = size * 2 * n
+        left = (shared - odd - image.size - ZEROS) // quad_words
+        slices = min(slices, tree.quads, max(1, left // 2))
+        part, buffers = -(-tree.quads // slices), 1
+        if slices * part > left:
+            tiles = -(-part // (left // (2 * slices)))
+            part, buffers = -(-part // tiles), 2
+        room = image.size + ZEROS + slices * part * buffers * quad_words
+        room = max(room, (4 * slices * (row_blocks * rows + 8) + 4) * size)
         places = (image.eight, image.sixteen, image.top, image.levels)
         kernel = _product_kernel(
             tree.layout, places, image.size, size, self._direct, target if self._direct else _F
         )
         out: Any = 0 if self._direct else self._parts
         arguments = (
-            tree.planes, tree.halves, tree.bytes, tree.tables, tree.odd_first, tree.odd, t.norms,
-            self.packed, self.largest, out, 0, 0, t.rows, tree.groups, tile, slices, row_blocks,
-            batch, packed_words(t),
+            tree.planes, tree.halves, tree.bytes, tree.tables, tree.levels, tree.odd_first, tree.odd,
+            t.norms,
+            self.packed, self.largest, out, 0, 0, t.rows, tree.quads, part, slices, row_blocks,
+            batch, tree.activation_words, room if odd else 0, buffers,
         )  # fmt: skip
-        return kernel.bind(arguments, blocks, overlap=can_overlap(), shared=image.size + held)
+        return kernel.bind(arguments, blocks, overlap=can_overlap(), shared=room + odd)
 
     def _general(self, t: DeviceTensor, part: GeneralPart, size: int, slot: int) -> Launch:
         kernel = _general_kernel(part.n, part.k, part.words, size)

@@ -17,12 +17,40 @@ from pvq_ref.cuda.intrinsics import (
     device,
     float_of,
     let_next_start,
+    nearest,
+    wait_for_last,
 )
-from pvq_ref.cuda.product_kernels import LARGEST, quantize
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
+LARGEST = 32639  # of 16-bit activations: two signed bytes, the high one up to 127
 THREADS = 32 if SIMULATED else 1024
 TINY = int(np.float32(1e-30).view(np.uint32))  # the least scale of activations, as bits
+
+
+@device
+def quantize(x, start, up):
+    """Return words of the high and low bytes of four activations in 16-bit fixed point."""
+    high, low = u32(0), u32(0)
+    for j in range(4):
+        value = nearest(x[start + u64(j)] * up)
+        upper = i32(i32(value + i32(128)) >> i32(8))
+        lower = i32(value - i32(upper * i32(256)))
+        high = u32(high | u32(u32(upper & i32(255)) << u32(8 * j)))
+        low = u32(low | u32(u32(lower & i32(255)) << u32(8 * j)))
+    return high, low
+
+
+@device
+def packed_place(i, quarters):
+    """Return where the i-th word of high bytes lies; the word of low bytes lies 16 further on.
+
+    quarters is 1 or 2, the sixteens of coordinates in a group. Of each quad of groups and each
+    sixteen there are 32 words: the high bytes of four groups, 16 words, and the low ones.
+    """
+    sixteen = u32(i >> u32(2))
+    group = u32(sixteen >> u32(quarters - u32(1)))
+    which = add(u32(u32(group >> u32(2)) * quarters), u32(sixteen & u32(quarters - u32(1))))
+    return add(u32(which << u32(5)), add(u32(u32(group & u32(3)) << u32(2)), u32(i & u32(3))))
 
 
 @device
@@ -119,10 +147,10 @@ def make_rotation(
     keep, out isn't written where nothing needs it.
 
     rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
-    largest, segments, padded columns, packed, its step): a segment is five numbers,
-    first column, columns, length of a run, order of the base, where the base begins in `bases`.
-    largest gets the greatest magnitude of each row of out, but at least 1e-30, and packed two
-    planes of its fixed-point words, each `its step` words long. Magnitudes are compared as
+    largest, segments, padded columns, packed, its step, its words, quarters): a segment is five
+    numbers, first column, columns, length of a run, order of the base, where the base begins in
+    `bases`. largest gets the greatest magnitude of each row of out, but at least 1e-30, and packed
+    its fixed-point words, high and low bytes, as `packed_place` says. Magnitudes are compared as
     integers, in whose order infinity and NaN come last: a column with one of them has it as its
     largest.
     """
@@ -135,11 +163,12 @@ def make_rotation(
 
     def rotate(
         x, x_row, x_column, signs, segments, factors, bases, scratch, out, out_row, largest, count,
-        padded, packed, packed_step,
+        padded, packed, packed_step, packed_words, quarters,
     ):  # fmt: skip
         row = u64(cuda.blockIdx.x)
         if overlap:
             let_next_start()
+            wait_for_last()
         if in_shared:
             z = cuda.shared.array(0, numba.float32)
             offset = u32(0)
@@ -208,16 +237,17 @@ def make_rotation(
                 largest[cuda.blockIdx.x] = float_of(u32(most))
             # The block's own rows of out are visible to it after the barriers of block_max.
             up = f32(LARGEST) / float_of(u32(most))
-            first = u64(cuda.blockIdx.x) * u64(2) * u64(packed_step)
+            first = u64(cuda.blockIdx.x) * u64(packed_step)
             i = thread
-            while i < packed_step:
+            while i < packed_words:
                 if writes:
                     high, low = quantize(out, target + u64(i) * u64(4), up)
                 else:
                     # Element 4 i and the three after it are padded alike.
                     high, low = quantize(z, u64(add(offset, pad(u32(i * u32(4))))), up)
-                packed[first + u64(i)] = high
-                packed[first + u64(packed_step) + u64(i)] = low
+                where = first + u64(packed_place(i, quarters))
+                packed[where] = high
+                packed[where + u64(16)] = low
                 i = add(i, threads)
 
     return rotate

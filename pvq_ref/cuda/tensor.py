@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.counting import count
-from pvq_ref.cuda.coding import Image, Layout, encode, image, planes
+from pvq_ref.cuda.coding import QUAD, Image, Layout, encode, image, planes
 from pvq_ref.cuda.device import DeviceArray, shared_words
 from pvq_ref.cuda.tree import Tree
 from pvq_ref.decoding import decode_groups
@@ -49,6 +49,22 @@ class TreePart:
     odd_rows: DeviceArray
     odd_starts: NDArray[np.uint32]  # odd_first, on the host
     levels: DeviceArray
+
+    @property
+    def quads(self) -> int:
+        """Quads of groups in a row; the last one may have groups that count for nothing."""
+        return -(-self.groups // QUAD)
+
+    @property
+    def plane_words(self) -> int:
+        """Words of a plane."""
+        rows = len(self.odd_starts) - 1
+        return self.quads * QUAD * -(-rows // self.layout.rows) * self.layout.rows
+
+    @property
+    def activation_words(self) -> int:
+        """Words of a column of packed activations: high and low bytes, four in a word."""
+        return self.quads * QUAD * self.layout.tree.n // 2
 
     @property
     def nbytes(self) -> int:
@@ -153,14 +169,22 @@ def _layout(t: PVQTensor, part: Part) -> Layout | None:
     return None
 
 
-def _by_rows(plane: NDArray[Any], rows: int, groups: int) -> NDArray[Any]:
-    """Return a plane (…, rows · groups) as (…, blocks of 32 rows, groups, 32), rows filled up."""
+def _in_blocks(
+    plane: NDArray[Any], blank: NDArray[Any], rows: int, groups: int, layout: Layout
+) -> NDArray[Any]:
+    """Return a plane (…, rows · groups) as `Layout` says, filled up with a blank group (…, 1).
+
+    Words of 16 and 8 bits are joined to what a lane reads at once.
+    """
     if plane.shape[-1] == 0:
-        return plane
-    lead = plane.shape[:-1]
-    filled = np.zeros((*lead, -(-rows // 32) * 32, groups), plane.dtype)
-    filled[..., :rows, :] = plane.reshape(*lead, rows, groups)
-    return np.ascontiguousarray(filled.reshape(*lead, -1, 32, groups).swapaxes(-1, -2))
+        return plane.astype(np.uint32)
+    lead, blocks, quads = plane.shape[:-1], -(-rows // layout.rows), -(-groups // QUAD)
+    filled = np.empty((*lead, blocks * layout.rows, quads * QUAD), plane.dtype)
+    filled[...] = blank[..., None]
+    filled[..., :rows, :groups] = plane.reshape(*lead, rows, groups)
+    held = filled.reshape(*lead, blocks, layout.together, -1, quads, QUAD)
+    lanes = np.ascontiguousarray(np.moveaxis(held, (-2, -4), (-4, -1)))
+    return lanes.reshape(-1).view(np.dtype(f"u{min(4, layout.together * plane.itemsize)}"))
 
 
 def _tree_part(t: PVQTensor, part: Part, threads: int | None) -> TreePart | None:
@@ -184,9 +208,10 @@ def _tree_part(t: PVQTensor, part: Part, threads: int | None) -> TreePart | None
         odd.append(y[without].astype(np.int8))
         numbers.append(without + start * groups)
     fields = _fields(t, part, 0, rows)
+    nothing = planes(codes[:1] * np.uint64(0), np.zeros(1, np.bool_), fields[:1] * 0, layout)
     whole, halves, bytes_ = (
-        _by_rows(plane, rows, groups)
-        for plane in planes(codes, coded, fields.astype(np.uint64), layout)
+        _in_blocks(plane, blank, rows, groups, layout)
+        for plane, blank in zip(planes(codes, coded, fields, layout), nothing, strict=True)
     )
     where = np.concatenate(numbers)
     entries = np.zeros((len(where), 1 + part.n // 4), np.uint32)

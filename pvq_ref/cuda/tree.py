@@ -16,10 +16,11 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pvq_ref.blocked_unrank import _blocks
 from pvq_ref.counting import count
+from pvq_ref.ranking import unrank
 
 LEAF = 4
+UNIT = 128  # blocks of so many pulses begin at a multiple of it, so that a byte says where
 NONE = np.uint64((1 << 64) - 1)  # where no interval starts
 
 
@@ -66,15 +67,23 @@ class Tree:
         return width
 
     @cached_property
+    def sizes(self) -> list[int]:
+        """Number of blocks of a = 0, 1, … most pulses."""
+        return [count(LEAF, a) for a in range(self.most + 1)]
+
+    @cached_property
     def first(self) -> NDArray[np.int64]:
-        """Where the blocks of a = 0, 1, … most pulses begin in `blocks`."""
-        sizes = [count(LEAF, a) for a in range(self.most + 1)]
-        return np.cumsum([0, *sizes[:-1]])
+        """Where the blocks of a = 0, 1, … most pulses begin in `blocks`, multiples of UNIT."""
+        return np.cumsum([0, *(-(-size // UNIT) * UNIT for size in self.sizes[:-1])])
 
     @cached_property
     def blocks(self) -> NDArray[np.int8]:
-        """All blocks of four of up to `most` pulses, (count, 4), in the order fischer."""
-        return _blocks(LEAF, self.most)[0]
+        """All blocks of four of up to `most` pulses, (…, 4), in the order fischer; gaps are zero."""
+        held = np.zeros((self.first[-1] + self.sizes[-1], LEAF), np.int8)
+        for a, first in enumerate(self.first):
+            index = np.arange(self.sizes[a], dtype=np.uint64)[:, None]
+            held[first : first + self.sizes[a]] = unrank(index, LEAF, a, threads=1)
+        return held
 
 
 def _near(
