@@ -100,9 +100,13 @@ def _best_pair(
     for j in range(y.size):
         if y[j] == 0.0 or lowest + shrink[j] - 2.0 * s * s * reach[j] >= bar:
             continue
-        both = -2.0 * s * s * up[j]
+        row, both, below = M[j], -2.0 * s * s * up[j], 0
+        for i in range(y.size):  # counting is for vector instructions, and mostly finds none
+            below += grow[i] + shrink[j] + both * up[i] * row[i] < bar
+        if below == 0:
+            continue
         for i in range(y.size):
-            change = grow[i] + shrink[j] + both * up[i] * M[j, i]
+            change = grow[i] + shrink[j] + both * up[i] * row[i]
             if change < bar and i != j:
                 bar, grows, shrinks = change, i, j
     return grows, shrinks
