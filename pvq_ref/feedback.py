@@ -126,6 +126,15 @@ class Rows:
         self.gains = np.zeros((*shape, 2))
         self.error = w.copy()
 
+    def part(self, start: int, stop: int) -> "Rows":
+        """Return a range of the rows, whose result becomes theirs."""
+        some = object.__new__(Rows)
+        some.w, some.units, some.levels = self.w[start:stop], self.units[start:stop], self.levels
+        some.points = [y[start:stop] for y in self.points]
+        some.fields, some.gains = self.fields[start:stop], self.gains[start:stop]
+        some.error = self.error[start:stop]
+        return some
+
     def start(self, slot: Slot, target: Floats) -> None:
         """Search a slot in the Euclidean metric (spec section 4.1), without levels yet."""
         self.points[slot.number] = search_unchecked(np.ascontiguousarray(target), slot.part.k)
