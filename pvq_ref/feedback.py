@@ -15,6 +15,7 @@ which is (E H)_Q + What'_Q H_QQ. A group moves only if it gains.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,9 +128,9 @@ class Rows:
         self.error = w.copy()
 
     def part(self, start: int, stop: int) -> "Rows":
-        """Return a range of the rows, whose result becomes theirs."""
-        some = object.__new__(Rows)
-        some.w, some.units, some.levels = self.w[start:stop], self.units[start:stop], self.levels
+        """Return a range of the rows; what becomes of them becomes of these rows."""
+        some = copy(self)
+        some.w, some.units = self.w[start:stop], self.units[start:stop]
         some.points = [y[start:stop] for y in self.points]
         some.fields, some.gains = self.fields[start:stop], self.gains[start:stop]
         some.error = self.error[start:stop]
