@@ -5,6 +5,7 @@
                                      allocation and tuning
       -seed1, -seed2                 other windows of the calibration text
       -sweeps1, -sweeps4             at most so many sweeps; the default is none
+      -pathsP[-sweeps4]              P ways to code a row side by side
       -plain                         Euclidean search in each group
       -share0, -share1               none or all of the way to the corrected target
       -one-pass                      Hessians of the original model's inputs, and no correction
@@ -90,6 +91,10 @@ def _pvq(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
             yield f"pvq-{bits:g}-seed{seed}", "", Pvq(bits), replace(c, seed=seed)
         for group in GROUPS:
             yield f"pvq-{bits:g}-n{group}", "", Pvq(bits, group), c
+    for bits, group, paths in product(MAIN_RATES[:2], (64, 128), (8, 16)):
+        name = f"pvq-{bits:g}-n{group}-paths{paths}"
+        yield name, "", Pvq(bits, group, paths=paths), c
+        yield f"{name}-sweeps4", "", Pvq(bits, group, paths=paths, sweeps=4), c
     one_pass, name = replace(c, share=0.0, one_pass=True), "pvq-3.25"
     for sweeps in (1, 4):
         yield f"{name}-sweeps{sweeps}", "", Pvq(3.25, sweeps=sweeps), c

@@ -47,6 +47,7 @@ class Pvq:
     group: int = 32
     search: str | None = "weighted"
     sweeps: int = compensated.SWEEPS
+    paths: int = compensated.PATHS
     damping: float = DAMPING
     seed: int = 0
 
@@ -61,7 +62,7 @@ class Pvq:
         if self.search is None:
             tensor = encoding.encode(read, w.shape, dtype, coding, "auto", threads)
         else:
-            how = compensated.Feedback(self.damping, self.search, self.sweeps)
+            how = compensated.Feedback(self.damping, self.search, self.sweeps, self.paths)
             curved = curvature(hessian, w.shape[1], coding.rotation, self.damping)
             tensor, _ = compensated.encode(
                 read, w.shape, dtype, coding, "auto", curved, how, threads

@@ -145,6 +145,11 @@ def _add_feedback(c: argparse.ArgumentParser) -> None:
         help="search all groups again up to N times (default 0)",
     )  # fmt: skip
     g.add_argument(
+        "--paths", type=int, default=1, metavar="N",
+        help="ways to code a row that are kept side by side: lower loss for N times the time "
+        "(default 1)",
+    )  # fmt: skip
+    g.add_argument(
         "--damping", type=float, default=0.01, metavar="D",
         help="added to the diagonal of second moments, in units of its mean (default 0.01)",
     )  # fmt: skip

@@ -29,6 +29,7 @@ from pvq_ref.gain import FITTED, Floats, design_levels, fitted_levels, nearest_l
 from pvq_ref.groups import Coding, parts
 from pvq_ref.packing import Bytes, pack_into
 from pvq_ref.parallel import map_ranges
+from pvq_ref.paths import MAX_PATHS, follow_paths
 from pvq_ref.ranking import rank_unchecked
 from pvq_ref.tensor import PVQTensor, dtype_name
 
@@ -38,21 +39,28 @@ WEIGHTS = 1 << 20  # of these rows, at most
 SAMPLE = 64  # rows that are coded beforehand, for levels and for the loss without feedback
 GAINS = 128  # free gains for each level that is fitted to them; more rows are coded if need be
 SWEEPS = 0  # they fit what was calibrated on; bench/quality.py tells whether that helps elsewhere
+PATHS = 1  # each takes the time of a pass
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """How errors are fed back: damping of the Hessian, search of a group, sweeps at most."""
+    """How errors are fed back: damping of the Hessian, search of a group, sweeps at most, ways to
+    code a row that are kept side by side.
+    """
 
     damping: float = DAMPING
     search: str = "weighted"
     sweeps: int = SWEEPS
+    paths: int = PATHS
 
     def __post_init__(self) -> None:
         checked_damping(self.damping)
         checked_integer("sweeps", self.sweeps, 0, 1000)
         if self.search not in SEARCHES:
             raise DomainError(f"search must be one of {', '.join(SEARCHES)}, got {self.search!r}")
+        checked_integer("paths", self.paths, 1, MAX_PATHS)
+        if self.paths > 1 and self.search != "weighted":
+            raise DomainError(f"paths must be 1 with a {self.search} search, got {self.paths}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,10 @@ def _code(
     task: _Task, numbers: NDArray[np.int64], levels: list[NDArray[np.float32]], how: Feedback
 ) -> _Coded:
     rows = task.rows(numbers, levels)
-    loss = feed_back(rows, task.course, how.search)
+    if how.paths > 1:
+        loss = follow_paths(rows, task.course, how.paths)
+    else:
+        loss = feed_back(rows, task.course, how.search)
     if how.sweeps:
         slope = rows.error @ task.curved.hessian
         any(not sweep(rows, task.course, slope) for _ in range(how.sweeps))
@@ -278,13 +289,15 @@ def quantize_with_feedback(
     damping: float = DAMPING,
     search: str = "weighted",
     sweeps: int = SWEEPS,
+    paths: int = PATHS,
 ) -> tuple[PVQTensor, Losses]:
     """Compress a weight tensor so that the layer's outputs suffer least (spec section 7).
 
     Parameters: W as in `quantize`, and so the others that it has; hessian (cols, cols), the second
     moment E[x xᵀ] of the layer's inputs x, of any scale; damping, what is added to its diagonal, in
     units of its mean; search, `weighted` or `plain` (Euclidean); sweeps, how many times at most all
-    groups are searched anew after the first pass. Returns the tensor and its losses. Raises what
+    groups are searched anew after the first pass; paths, how many ways to code a row the pass keeps
+    side by side, which takes as many times its time. Returns the tensor and its losses. Raises what
     `quantize` raises, and ShapeError, NonFiniteError or DomainError for the Hessian.
 
     >>> rng = np.random.default_rng(0)
@@ -296,7 +309,7 @@ def quantize_with_feedback(
     array = np.asarray(W)
     name = dtype_name(array.dtype)
     checked_design(design)
-    how = Feedback(damping, search, sweeps)
+    how = Feedback(damping, search, sweeps, paths)
     coding = coding_for(array.shape, bits, group, gain_bits, order, block, seed, rotate)
     if coding is None:
         raise no_room(array.shape, bits)

@@ -83,7 +83,7 @@ def _calibration(args: argparse.Namespace) -> "Calibration":
     from pvq_ref.calibrated import Calibration, Text
 
     text = Text(Path(args.calibrate), args.tokens, args.window, args.part, args.text_seed)
-    how = Feedback(args.damping, args.search, args.sweeps)
+    how = Feedback(args.damping, args.search, args.sweeps, args.paths)
     return Calibration(text, how, args.share, args.tune, args.device, args.batch, args.weigh_tokens)
 
 
@@ -105,7 +105,7 @@ def _method(args: argparse.Namespace, plan: Plan) -> Method:
     """Return how tensors are coded, without a text."""
     if not args.hessians:
         return Method()
-    feedback = Feedback(args.damping, args.search, args.sweeps)
+    feedback = Feedback(args.damping, args.search, args.sweeps, args.paths)
     return with_hessians(plan, Hessians(args.hessians), feedback, args.threads)
 
 
@@ -113,7 +113,7 @@ def _with_dask(args: argparse.Namespace, model: Model, plan: Plan, target: Path,
     """Return how to run with a cluster's help."""
     from pvq_ref.distributing import Job, spread
 
-    feedback = Feedback(args.damping, args.search, args.sweeps)
+    feedback = Feedback(args.damping, args.search, args.sweeps, args.paths)
     job = Job.of(model, plan, target, how.limits.memory, args.hessians, feedback)
 
     def over(units: list[Unit], work: WorkFolder) -> list[Unit]:

@@ -29,7 +29,7 @@ _LEAST = 1e-12  # a change lowers J by more than this part of <sy, M sy>, far ab
 
 
 @kernel
-def _products(c: Floats, y: Floats, My: Floats) -> tuple[float, float, float]:
+def products(c: Floats, y: Floats, My: Floats) -> tuple[float, float, float]:
     """Return <c,y>, <y,My> and ||y||²."""
     linear = energy = square = 0.0
     for i in range(y.size):
@@ -47,7 +47,7 @@ def _copy(x: Floats, out: Floats) -> None:
 
 
 @kernel
-def _multiply(M: Floats, x: Floats, out: Floats) -> None:
+def multiply(M: Floats, x: Floats, out: Floats) -> None:
     """Write M x, M symmetric, as a sum of its rows, which vector instructions can do."""
     out[:] = 0.0
     for j in range(x.size):
@@ -57,7 +57,7 @@ def _multiply(M: Floats, x: Floats, out: Floats) -> None:
 
 
 @kernel
-def _outline(M: Floats, outline: Floats) -> None:
+def outlined(M: Floats, outline: Floats) -> None:
     """Write the diagonal of M, and the largest magnitude off it of every row."""
     own, reach = outline[0], outline[1]
     for j in range(own.size):
@@ -68,7 +68,7 @@ def _outline(M: Floats, outline: Floats) -> None:
 
 
 @kernel
-def _steps(own: Floats, c: Floats, s: float, y: Floats, work: Floats) -> float:
+def single_steps(own: Floats, c: Floats, s: float, y: Floats, work: Floats) -> float:
     """Write what steps of single places add to J, own being the diagonal of M.
 
     The rows of work: the direction in which each |y_i| grows, what that adds, and what a step the
@@ -95,14 +95,18 @@ def _best_pair(
     Without one both are 0: a step and the same step back.
     """
     own, reach, up, grow, shrink = outline[0], outline[1], work[0], work[1], work[2]
-    lowest = _steps(own, c, s, y, work)
+    lowest = single_steps(own, c, s, y, work)
     grows = shrinks = 0
     for j in range(y.size):
         if y[j] == 0.0 or lowest + shrink[j] - 2.0 * s * s * reach[j] >= bar:
             continue
-        both = -2.0 * s * s * up[j]
+        row, both, below = M[j], -2.0 * s * s * up[j], 0
+        for i in range(y.size):  # counting is for vector instructions, and mostly finds none
+            below += grow[i] + shrink[j] + both * up[i] * row[i] < bar
+        if below == 0:
+            continue
         for i in range(y.size):
-            change = grow[i] + shrink[j] + both * up[i] * M[j, i]
+            change = grow[i] + shrink[j] + both * up[i] * row[i]
             if change < bar and i != j:
                 bar, grows, shrinks = change, i, j
     return grows, shrinks
@@ -142,7 +146,7 @@ def nearest_level(levels: Floats, gain: float) -> int:
 def _free(M: Floats, outline: Floats, c: Floats, y: Floats, work: Floats) -> None:
     """Exchange pulses of y with s = <c,y>/<y,My>, the best for y, while it is above zero."""
     for _ in range(_ROUNDS):
-        linear, energy, _ = _products(c, y, work[-1])
+        linear, energy, _ = products(c, y, work[-1])
         if linear <= 0.0 or not _exchange(M, outline, c, linear / energy, y, work, energy):
             return
 
@@ -165,7 +169,7 @@ def _coded(
     best, My = work[3], work[-1]
     error, number = np.inf, field
     for attempt in range(_ROUNDS):
-        linear, energy, square = _products(c, y, My)
+        linear, energy, square = products(c, y, My)
         length = math.sqrt(square)
         nearest = nearest_level(levels, linear / energy * length / unit)
         if attempt == 0 and field != UNCODED:
@@ -205,14 +209,14 @@ def exchange_groups(
     """
     rows, n = c.shape
     work, z, outline = np.empty((5, n)), np.empty(n), np.empty((2, n))
-    _outline(M, outline)
+    outlined(M, outline)
     for row in range(rows):
         for i in range(n):
             z[i] = y[row, i]
-        _multiply(M, z, work[4])
+        multiply(M, z, work[4])
         if levels.size == 0:
             _free(M, outline, c[row], z, work)
-            linear, energy, square = _products(c[row], z, work[4])
+            linear, energy, square = products(c[row], z, work[4])
             gains[row, 0] = max(0.0, linear / energy * math.sqrt(square))
             gains[row, 1] = energy / square
         elif units[row] > 0.0:

@@ -15,6 +15,7 @@ which is (E H)_Q + What'_Q H_QQ. A group moves only if it gains.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,15 @@ class Rows:
         self.fields = np.full(shape, UNCODED, np.int64)
         self.gains = np.zeros((*shape, 2))
         self.error = w.copy()
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Return a range of the rows; what becomes of them becomes of these rows."""
+        some = copy(self)
+        some.w, some.units = self.w[start:stop], self.units[start:stop]
+        some.points = [y[start:stop] for y in self.points]
+        some.fields, some.gains = self.fields[start:stop], self.gains[start:stop]
+        some.error = self.error[start:stop]
+        return some
 
     def start(self, slot: Slot, target: Floats) -> None:
         """Search a slot in the Euclidean metric (spec section 4.1), without levels yet."""

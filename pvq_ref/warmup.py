@@ -65,6 +65,7 @@ def _warm_up_the_rest() -> None:
         if (order, block) == ORDERS_AND_BLOCKS[0]:  # others may still be under way elsewhere
             for how in SEARCHES:
                 quantize_with_feedback(x, x.T @ x, 3, search=how, sweeps=1, threads=1)
+            quantize_with_feedback(x, x.T @ x, 3, paths=2, threads=1)
 
 
 def warm_up() -> Warmth:

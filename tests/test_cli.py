@@ -96,7 +96,7 @@ OPTIONS = {
                  "--levels", "--seed", "--no-rotate", "--include", "--exclude", "--dry-run",
                  "--force", "--json", "--quiet", "--threads", "--calibrate", "--hessians",
                  "--tokens", "--window", "--part", "--text-seed", "--share", "--tune", "--allocate",
-                 "--weigh-tokens",
+                 "--weigh-tokens", "--paths",
                  "--plan", "--search", "--sweeps", "--damping", "--resume", "--device", "--batch",
                  "--max-memory", "--shard", "--dask"],
     "merge": ["MODEL", "OUT", "--force", "--json", "--quiet"],
