@@ -95,6 +95,9 @@ def _pvq(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
         name = f"pvq-{bits:g}-n{group}-paths{paths}"
         yield name, "", Pvq(bits, group, paths=paths), c
         yield f"{name}-sweeps4", "", Pvq(bits, group, paths=paths, sweeps=4), c
+    for seed in (1, 2):
+        way = replace(c, seed=seed)
+        yield f"pvq-2.25-n64-paths16-seed{seed}", "", Pvq(2.25, 64, paths=16), way
     one_pass, name = replace(c, share=0.0, one_pass=True), "pvq-3.25"
     for sweeps in (1, 4):
         yield f"{name}-sweeps{sweeps}", "", Pvq(3.25, sweeps=sweeps), c
@@ -131,6 +134,9 @@ def _lloyd_max(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]
         alone, fed = Scalar(setting, False), Scalar(setting, True)
         yield f"turboquant-{levels}", "like TurboQuant", alone, replace(c, share=0.0, one_pass=True)
         yield f"turboquant-feedback-{levels}", "like TurboQuant, with feedback", fed, c
+    for seed in (1, 2):
+        name = f"turboquant-feedback-5-and-6-seed{seed}"
+        yield name, "", Scalar(Setting(MIXED, rotate=True), True), replace(c, seed=seed)
 
 
 def configurations(

@@ -33,6 +33,7 @@ except DeviceError:
 Placed = import_module("tests.cuda_arrays").Placed
 SIMULATED = import_module("pvq_ref.cuda.intrinsics").SIMULATED
 Kernel = import_module("pvq_ref.cuda.launching").Kernel
+products = import_module("pvq_ref.cuda.products")
 
 U = 2.0**-24
 
@@ -249,6 +250,32 @@ def test_more_than_sixteen_columns_into_a_result_with_columns_first():
     x, held = normal(16, 17), Placed(np.zeros((17, 3), np.float32).T)
     cuda.matmul(on_device, Placed(x), held)
     check_product(t, np.asarray(held), x)
+
+
+@pytest.mark.parametrize(("n", "cols", "room"), [(16, 336, 2), (16, 336, 5), (32, 608, 3)])
+def test_activations_in_tiles_and_little_room(monkeypatch, n, cols, room):
+    """Of 6 or 5 quads there is room for so many, and for groups without a code or not."""
+    w = normal(5, cols)
+    w[:, n : 5 * n : n] *= 1e4
+    t = encoded(w, n, 2 * n, gain_bits=1, rotate=False)
+    on_device = uploaded(t)
+    assert on_device.tree.odd_starts[-1] >= 17
+    words = 256 + on_device.tree.image.size + 32 + 8 * n * room
+    monkeypatch.setattr(products, "shared_words", lambda: words)
+    x = normal(cols, 3)
+    got = cuda.matmul(on_device, Placed(x)).copy_to_host()
+    check_product(t, got, x)
+    assert np.array_equal(got, cuda.matmul(on_device, Placed(x)).copy_to_host())
+
+
+@pytest.mark.parametrize(("n", "rows"), [(16, 33), (32, 17)])
+def test_rows_that_do_not_fill_blocks(n, rows):
+    t = encoded(normal(rows, 32), n, 20, gain_bits=1, rotate=False)
+    on_device = uploaded(t)
+    assert np.array_equal(cuda.unrank(on_device).copy_to_host(), integers(t))
+    check_dequantized(t, cuda.dequantize(on_device))
+    x = normal(32, 2)
+    check_product(t, cuda.matmul(on_device, Placed(x)).copy_to_host(), x)
 
 
 def test_no_columns():

@@ -283,8 +283,8 @@ def _tables(tree: Tree) -> tuple[list[int], list[int], list[int]]:
     last = max(j for j in range(most + 1) if tree.width(8, j) is not None)
     for j in range(last + 1):
         for a, width in _patterns(tree, 8, j):
-            one, other = leaf[a], leaf[j - a]
-            shifts = (width - one - other) | (32 - one) << 5 | (32 - other) << 10
+            first, second = leaf[a], leaf[j - a]
+            shifts = (width - first - second) | (32 - first) << 5 | (32 - second) << 10
             eight.append(shifts | begin[j - a] << 16 | begin[a] << 24)
     sixteen: list[int] = []
     for j in sixteens(tree):

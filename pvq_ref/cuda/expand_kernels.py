@@ -9,7 +9,6 @@ from pvq_ref.cuda.coding import Image, Layout
 from pvq_ref.cuda.decode_kernels import RAW, make_decoder, make_read
 from pvq_ref.cuda.intrinsics import add, bits_of, device, dp4a, put_four, rsqrt, two_halves
 
-
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
 
 

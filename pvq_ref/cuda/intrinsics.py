@@ -18,44 +18,44 @@ if SIMULATED:
         """Return the function: `launching` gives its module what the simulator has for `cuda`."""
         return function
 
-    def shift_right(x: int, by: int) -> np.uint32:
+    def shift_right(x: Any, by: Any) -> np.uint32:
         return np.uint32(int(x) >> (int(by) & 31))
 
-    def shift_left(x: int, by: int) -> np.uint32:
+    def shift_left(x: Any, by: Any) -> np.uint32:
         return np.uint32(int(x) << (int(by) & 31) & 0xFFFFFFFF)
 
-    def funnel_left(low: int, high: int, by: int) -> np.uint32:
+    def funnel_left(low: Any, high: Any, by: Any) -> np.uint32:
         return np.uint32((int(high) << 32 | int(low)) << (int(by) & 31) >> 32 & 0xFFFFFFFF)
 
-    def funnel_right(low: int, high: int, by: int) -> np.uint32:
+    def funnel_right(low: Any, high: Any, by: Any) -> np.uint32:
         return np.uint32((int(high) << 32 | int(low)) >> (int(by) & 31) & 0xFFFFFFFF)
 
-    def dp4a(a: int, b: int, c: int) -> np.int32:
+    def dp4a(a: Any, b: Any, c: Any) -> np.int32:
         pairs = zip(np.uint32(a).tobytes(), np.uint32(b).tobytes(), strict=True)
         signed = sum((p - 2 * (p & 128)) * (q - 2 * (q & 128)) for p, q in pairs)
         return np.int32(int(c) + signed)
 
-    def add(a: int, b: int) -> np.uint32:
+    def add(a: Any, b: Any) -> np.uint32:
         return np.uint32(int(a) + int(b) & 0xFFFFFFFF)
 
-    def sub(a: int, b: int) -> np.uint32:
+    def sub(a: Any, b: Any) -> np.uint32:
         return np.uint32(int(a) - int(b) & 0xFFFFFFFF)
 
     def rsqrt(x: float) -> np.float32:
         return np.float32(1 / np.sqrt(np.float32(x)))
 
-    def two(array: Any, i: int) -> tuple[Any, ...]:
+    def two(array: Any, i: Any) -> tuple[Any, ...]:
         return tuple(array[2 * int(i) : 2 * int(i) + 2])
 
-    def pick(a: int, b: int, selector: int) -> np.uint32:
+    def pick(a: Any, b: Any, selector: Any) -> np.uint32:
         held = np.array([a, b], np.uint32).tobytes()
         chosen = [held[int(selector) >> 4 * j & 7] for j in range(4)]
         return np.frombuffer(bytes(chosen), np.uint32)[0]
 
-    def entry(array: Any, i: int, first: int) -> Any:
+    def entry(array: Any, i: Any, first: Any) -> Any:
         return array[int(i) + int(first)]
 
-    def four(array: Any, i: int) -> tuple[Any, ...]:
+    def four(array: Any, i: Any) -> tuple[Any, ...]:
         return tuple(array[4 * int(i) : 4 * int(i) + 4])
 
     def nearest(x: float) -> np.int32:
@@ -68,15 +68,15 @@ if SIMULATED:
     def bits_of(x: float) -> np.uint32:
         return np.float32(x).view(np.uint32)
 
-    def float_of(bits: int) -> np.float32:
+    def float_of(bits: Any) -> np.float32:
         return np.uint32(bits).view(np.float32)
 
-    def put_four(array: Any, i: int, words: tuple[Any, ...]) -> None:
+    def put_four(array: Any, i: Any, words: tuple[Any, ...]) -> None:
         size = 16 // array.dtype.itemsize
         place = slice(size * int(i), size * (int(i) + 1))
         array[place] = np.array([np.uint32(w) for w in words]).view(array.dtype)
 
-    def copy_four(target: Any, i: int, source: Any, j: int) -> None:
+    def copy_four(target: Any, i: Any, source: Any, j: Any) -> None:
         target[4 * int(i) : 4 * int(i) + 4] = source[4 * int(j) : 4 * int(j) + 4]
 
     def wait_for_copies() -> None:
@@ -85,10 +85,10 @@ if SIMULATED:
     def in_order() -> None:
         pass
 
-    def meet_at(number: int, threads: int) -> None:
+    def meet_at(number: Any, threads: Any) -> None:
         raise NotImplementedError("the simulator has one barrier only")
 
-    def tile_product(*words: int) -> tuple[int, ...]:
+    def tile_product(*words: Any) -> tuple[int, ...]:
         raise NotImplementedError("tensor cores aren't simulated: dp4a does the same")
 
     def let_next_start() -> None:
@@ -136,12 +136,12 @@ else:
 
     @intrinsic
     def pick(typing: Any, a: Any, b: Any, selector: Any) -> Any:
-        """Four bytes: byte j is that of a (0 to 3) or b (4 to 7) which hex digit j names."""
+        """Return four bytes: byte j is that of a (0 to 3) or b (4 to 7) which hex digit j names."""
         return u32(u32, u32, u32), _asm("prmt.b32 $0, $1, $2, $3;", 3)
 
     @intrinsic
     def entry(typing: Any, array: Any, i: Any, first: Any) -> Any:
-        """array[first + i], where a constant `first` costs no instruction."""
+        """Return array[first + i]; a constant `first` costs no instruction."""
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             data, place, begin = args
@@ -162,7 +162,7 @@ else:
         typing: Any, a0: Any, a1: Any, a2: Any, a3: Any, b0: Any, b1: Any,
         c0: Any, c1: Any, c2: Any, c3: Any,
     ) -> Any:  # fmt: skip
-        """A B + C of a warp, int8 and int32: A is 16 by 32, B 32 by 8.
+        """Return A B + C of a warp, int8 and int32: A is 16 by 32, B 32 by 8.
 
         Of lane 4 r + q: a0 and a2 have the columns 4 q … and 16 + 4 q … of row r of A, a1 and a3
         those of row r + 8; b0 and b1 the rows 4 q … and 16 + 4 q … of column r of B; c0 and c1 the

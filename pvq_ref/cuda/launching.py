@@ -68,7 +68,9 @@ def can_overlap() -> bool:
 
 
 def has_tensor_cores() -> bool:
-    """Whether a warp can multiply tiles of int8, 16 by 32 by 8 (compute capability 8)."""
+    """Whether warps multiply tiles of int8 of 16 by 32 by 8, and copy to shared memory in the
+    background (compute capability 8).
+    """
     return not SIMULATED and attribute_of("COMPUTE_CAPABILITY_MAJOR") >= 8
 
 

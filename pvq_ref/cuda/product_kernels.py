@@ -21,14 +21,13 @@ from pvq_ref.cuda.intrinsics import (
     put_four,
     rsqrt,
     sub,
-    tile_product,
     wait_for_copies,
     wait_for_last,
 )
+from pvq_ref.cuda.multiply_kernels import ZEROS, is_shared_out, make_multiply
 from pvq_ref.cuda.rotation_kernels import LARGEST, packed_place
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
-ZEROS = 32  # words before the activations in shared memory
 
 
 def make_copy(compute_8: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -69,72 +68,6 @@ def meet(slice_, row_blocks, is_busy):
         meet_at(add(slice_, u32(1)), u32(row_blocks << u32(5)))
 
 
-def make_multiply(
-    batch: int, together: int, quarters: int, image_size: int, compute_8: bool
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the device functions that multiply the groups of a warp by `batch` columns.
-
-    begin(lane) -> where the lane reads activations first, and how its place grows
-    multiply(words, scales, tables, begun, which, part, total): add scale times the product of the
-    lane's group, of each of its rows, to total (rows, batch); activations stand in shared memory by
-    (column, quad of `part` ones, sixteen of the group), in units of 32 words, and `which` is the
-    first of the quad
-
-    Lane 4 r + q has the q-th group of a quad. By a tensor core: A has the four groups of a row side
-    by side, a group in every fourth of its columns, and the columns 2 q and 2 q + 1 of B have the
-    high and low bytes of group q's activations, and zeros where the other groups are. So a lane
-    gets both sums of the very group that it decoded, with its scale, and nothing is exchanged
-    between lanes. Without tensor cores dp4a gives the same sums.
-    """
-    four_bytes = 4 * quarters
-    zeros, first = u32(image_size // 4), u32((image_size + ZEROS) // 4)
-
-    @device
-    def begin(lane):
-        group = u32(lane & u32(3))
-        if not compute_8:
-            return add(first, group), u32(8)
-        column = u32(lane >> u32(2))
-        if group == u32(column >> u32(1)):
-            return add(first, add(u32(u32(column & u32(1)) << u32(2)), group)), u32(8)
-        # Zeros in banks that the lanes beside it don't read from.
-        return add(zeros, u32(add(u32(lane >> u32(3)), u32(2)) & u32(3))), u32(0)
-
-    @device
-    def multiply(words, scales, tables, begun, which, part, total):
-        origin, step = begun
-        for b in range(batch):
-            high = cuda.local.array(together, numba.int32)
-            low = cuda.local.array(together, numba.int32)
-            for r in range(together):
-                high[r], low[r] = i32(0), i32(0)
-            for h in range(quarters):
-                unit = add(which, u32(add(u32(u32(u32(b) * part) * u32(quarters)), u32(h))))
-                place = add(origin, u32(unit * step))
-                x = four(tables, place)
-                if compute_8:
-                    for r in range(0, together, 2):
-                        at, beside = r * four_bytes + 4 * h, (r + 1) * four_bytes + 4 * h
-                        for w in range(0, 4, 2):
-                            high[r], low[r], high[r + 1], low[r + 1] = tile_product(
-                                words[at + w], words[beside + w],
-                                words[at + w + 1], words[beside + w + 1],
-                                x[w], x[w + 1], high[r], low[r], high[r + 1], low[r + 1],
-                            )  # fmt: skip
-                else:
-                    other = four(tables, add(place, u32(4)))
-                    for r in range(together):
-                        for w in range(4):
-                            word = words[r * four_bytes + 4 * h + w]
-                            high[r] = dp4a(word, x[w], high[r])
-                            low[r] = dp4a(word, other[w], low[r])
-            for r in range(together):
-                value = i32(i32(high[r] * i32(256)) + low[r])
-                total[r * batch + b] += scales[r] * f32(value)
-
-    return begin, multiply
-
-
 def make_product(
     layout: Layout,
     image: Image,
@@ -161,7 +94,9 @@ def make_product(
     begin_lane, multiply = make_multiply(batch, together, quarters, image.size, compute_8)
     start_copy, wait_for_own_copies = make_copy(compute_8)
     levels, size = u32(image.levels), image.size
-    words_out, words_in, sums = together * four_bytes, 4 * together, together * batch
+    shared_out = is_shared_out(batch, compute_8)
+    columns_held, pieces_held = (batch // 4, 1) if shared_out else (batch, 4)  # by a lane; of a row
+    words_out, words_in, sums = together * four_bytes, 4 * together, together * columns_held
 
     @device
     def scale(words, held, floats, scales):
@@ -299,18 +234,21 @@ def make_product(
                 floats[add(slot, u32(b))] = value
             i = add(i, threads)
         cuda.syncthreads()
-        # In the place of tables and activations, sums of lanes: (column, slice and q, row).
+        # In the place of tables and activations, sums of lanes: (column, slice and lane, row).
         # 8 and 4 spread what lanes write and what they read over the banks.
-        row_step, pieces = add(held_rows, u32(8)), u32(slices * u32(4))
+        row_step, pieces = add(held_rows, u32(8)), u32(slices * u32(pieces_held))
         column_step = add(u32(pieces * row_step), u32(4))
         if is_busy:
-            piece = add(u32(slice_ * u32(4)), u32(lane & u32(3)))
-            row = add(u32(block * u32(block_rows)), u32(lane >> u32(2)))
-            slot = add(u32(piece * row_step), row)
-            for b in range(batch):
+            own = u32(lane & u32(3))
+            slot = add(u32(block * u32(block_rows)), u32(lane >> u32(2)))
+            if shared_out:
+                slot = add(slot, add(u32(slice_ * row_step), u32(own * column_step)))
+            else:
+                slot = add(slot, u32(add(u32(slice_ * u32(4)), own) * row_step))
+            for c in range(columns_held):
+                column = u32(u32(4 * c if shared_out else c) * column_step)
                 for r in range(together):
-                    where = add(add(slot, u32(u32(b) * column_step)), u32(8 * r))
-                    floats[where] = total[r * batch + b]
+                    floats[add(add(slot, column), u32(8 * r))] = total[r * columns_held + c]
         cuda.syncthreads()
         i = thread
         while i < u32(sub(last_row, first_row) * u32(batch)):

@@ -24,7 +24,8 @@ from pvq_ref.cuda.finish_kernels import finish
 from pvq_ref.cuda.general_kernels import make_general
 from pvq_ref.cuda.intrinsics import SIMULATED
 from pvq_ref.cuda.launching import Kernel, Launch, can_overlap, has_tensor_cores
-from pvq_ref.cuda.product_kernels import ZEROS, make_product
+from pvq_ref.cuda.multiply_kernels import ZEROS
+from pvq_ref.cuda.product_kernels import make_product
 from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
 from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
 from pvq_ref.errors import ShapeError
@@ -146,14 +147,14 @@ class Plan:
         row_blocks = min(-(-t.rows // (rows * processors())), threads // 32)
         slices = threads // 32 // row_blocks
         blocks = -(-t.rows // (rows * row_blocks))
-        # Products of groups without a code stand at the end, unless they take an eighth of it all.
-        shared = shared_words() - 256
+        # Products of groups without a code stand at the end, unless that takes a fourth of what
+        # tables leave. Each slice has room for one tile of activations, or for two.
+        free = shared_words() - 256 - image.size - ZEROS
         edges = np.minimum(np.arange(blocks + 1) * rows * row_blocks, t.rows)
         odd = int(np.diff(tree.odd_starts[edges].astype(np.int64)).max(initial=0)) * size
-        odd = -(-odd // 4) * 4 if odd <= shared // 8 else 0
-        # Each slice has room for one tile of activations, or for two.
+        odd = -(-odd // 4) * 4 if odd <= free // 4 else 0
         quad_words = size * 2 * n
-        left = (shared - odd - image.size - ZEROS) // quad_words
+        left = (free - odd) // quad_words
         slices = min(slices, tree.quads, max(1, left // 2))
         part, buffers = -(-tree.quads // slices), 1
         if slices * part > left:
@@ -167,10 +168,9 @@ class Plan:
         )
         out: Any = 0 if self._direct else self._parts
         arguments = (
-            tree.planes, tree.halves, tree.bytes, tree.tables, tree.levels, tree.odd_first, tree.odd,
-            t.norms,
-            self.packed, self.largest, out, 0, 0, t.rows, tree.quads, part, slices, row_blocks,
-            batch, tree.activation_words, room if odd else 0, buffers,
+            tree.planes, tree.halves, tree.bytes, tree.tables, tree.levels, tree.odd_first,
+            tree.odd, t.norms, self.packed, self.largest, out, 0, 0, t.rows, tree.quads, part,
+            slices, row_blocks, batch, tree.activation_words, room if odd else 0, buffers,
         )  # fmt: skip
         return kernel.bind(arguments, blocks, overlap=can_overlap(), shared=room + odd)
 

@@ -209,9 +209,9 @@ def _tree_part(t: PVQTensor, part: Part, threads: int | None) -> TreePart | None
         numbers.append(without + start * groups)
     fields = _fields(t, part, 0, rows)
     nothing = planes(codes[:1] * np.uint64(0), np.zeros(1, np.bool_), fields[:1] * 0, layout)
+    full = planes(codes, coded, fields, layout)
     whole, halves, bytes_ = (
-        _in_blocks(plane, blank, rows, groups, layout)
-        for plane, blank in zip(planes(codes, coded, fields, layout), nothing, strict=True)
+        _in_blocks(full[i], nothing[i], rows, groups, layout) for i in range(3)
     )
     where = np.concatenate(numbers)
     entries = np.zeros((len(where), 1 + part.n // 4), np.uint32)

@@ -78,7 +78,7 @@ class Tree:
 
     @cached_property
     def blocks(self) -> NDArray[np.int8]:
-        """All blocks of four of up to `most` pulses, (…, 4), in the order fischer; gaps are zero."""
+        """All blocks of up to `most` pulses, (…, 4), in the order fischer, and zeros between."""
         held = np.zeros((self.first[-1] + self.sizes[-1], LEAF), np.int8)
         for a, first in enumerate(self.first):
             index = np.arange(self.sizes[a], dtype=np.uint64)[:, None]
