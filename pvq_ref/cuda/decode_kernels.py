@@ -56,7 +56,7 @@ def make_read(layout: Layout) -> tuple[Callable[..., Any], Callable[..., Any]]:
             for w in range(whole):
                 words[4 * r + w] = raw[4 * r + w]
             rest = u32(0)
-            if has_half and has_byte:
+            if has_half and has_byte:  # the half's two bytes above the byte
                 selector = u32((0x3240 if r % 2 else 0x1040) + (r << 4))
                 rest = pick(raw[pairs + r // 2], raw[several], selector)
             elif has_half:
@@ -70,17 +70,15 @@ def make_read(layout: Layout) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return fetch, arrange
 
 
-def make_decoder(
-    layout: Layout, image: Image, count: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the device functions that take the words of `count` groups apart.
+def make_decoder(layout: Layout, image: Image) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the device functions that take the words of a lane's groups apart.
 
     field(held, r) -> number of the level of group r
     decode(held, tables, out): write 4 or 8 words of four int8 for each group to out
     held has four words a group. Groups go through each look-up together, so that they wait for it
     together.
     """
-    guess, tree = layout.tree.guess, layout.tree
+    guess, tree, count = layout.tree.guess, layout.tree, layout.together
     first = u32(32 - guess)
     eight, sixteen, top = u32(image.eight), u32(image.sixteen), u32(image.top)
     place = (128 if tree.n == 32 else 64) - layout.bits

@@ -39,7 +39,7 @@ def make_expand(layout: Layout, image: Image, target: str, aligned: bool) -> Cal
     n, four_bytes = layout.tree.n, layout.tree.n // 4
     together, block_rows = layout.together, layout.rows
     fetch, arrange = make_read(layout)
-    field, decode = make_decoder(layout, image, together)
+    field, decode = make_decoder(layout, image)
     levels, size = u32(image.levels), image.size
     words_out, words_in = together * four_bytes, 4 * together
     integers, is_half = target == "int32", target == "float16"

@@ -35,7 +35,7 @@ def is_shared_out(batch: int, compute_8: bool) -> bool:
 
 
 def make_multiply(
-    batch: int, together: int, quarters: int, image_size: int, compute_8: bool
+    batch: int, together: int, sixteens: int, image_size: int, compute_8: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the device functions that multiply the groups of a warp by `batch` columns.
 
@@ -46,8 +46,8 @@ def make_multiply(
     """
     zeros, first = u32(image_size // 4), u32((image_size + ZEROS) // 4)
     if is_shared_out(batch, compute_8):
-        return _make_several(batch // 4, together, quarters, first)
-    four_bytes = 4 * quarters
+        return _make_several(batch // 4, together, sixteens, first)
+    four_bytes = 4 * sixteens
 
     @device
     def begin(lane):
@@ -68,8 +68,8 @@ def make_multiply(
             low = cuda.local.array(together, numba.int32)
             for r in range(together):
                 high[r], low[r] = i32(0), i32(0)
-            for h in range(quarters):
-                unit = add(which, u32(add(u32(u32(u32(b) * part) * u32(quarters)), u32(h))))
+            for h in range(sixteens):
+                unit = add(which, u32(add(u32(u32(u32(b) * part) * u32(sixteens)), u32(h))))
                 place = add(origin, u32(unit * step))
                 x = four(tables, place)
                 if compute_8:
@@ -96,10 +96,10 @@ def make_multiply(
 
 
 def _make_several(
-    fours: int, together: int, quarters: int, first: Any
+    fours: int, together: int, sixteens: int, first: Any
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return the functions of `make_multiply` for four columns at a time."""
-    four_bytes, read = 4 * quarters, 4 * quarters * fours
+    four_bytes, read = 4 * sixteens, 4 * sixteens * fours
 
     @device
     def begin(lane):
@@ -112,8 +112,8 @@ def _make_several(
         x = cuda.local.array(read, numba.uint32)
         for t in range(fours):
             start = u32(add(u32(4 * t), column) * part)
-            for h in range(quarters):
-                unit = add(which, add(u32(start * u32(quarters)), u32(h)))
+            for h in range(sixteens):
+                unit = add(which, add(u32(start * u32(sixteens)), u32(h)))
                 held = four(tables, add(add(first, u32(unit << u32(3))), u32(lane & u32(7))))
                 for w in range(4):
                     x[t * four_bytes + 4 * h + w] = held[w]

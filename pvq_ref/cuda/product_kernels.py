@@ -87,11 +87,11 @@ def make_product(
     up, and the words after them are on their way. Either the product is written, or (not direct)
     the sums, (batch, rows), for `finish`.
     """
-    four_bytes, quarters = layout.tree.n // 4, layout.tree.n // 16
+    four_bytes, sixteens = layout.tree.n // 4, layout.tree.n // 16
     together, block_rows = layout.together, layout.rows
     fetch, arrange = make_read(layout)
-    field, decode = make_decoder(layout, image, together)
-    begin_lane, multiply = make_multiply(batch, together, quarters, image.size, compute_8)
+    field, decode = make_decoder(layout, image)
+    begin_lane, multiply = make_multiply(batch, together, sixteens, image.size, compute_8)
     start_copy, wait_for_own_copies = make_copy(compute_8)
     levels, size = u32(image.levels), image.size
     shared_out = is_shared_out(batch, compute_8)
@@ -132,8 +132,8 @@ def make_product(
     def odd_product(words, scale_, first, packed, packed_step, b):
         """Return its product with a column."""
         upper, lower = i32(0), i32(0)
-        for h in range(quarters):
-            place = packed_place(add(first, u32(4 * h)), u32(quarters))
+        for h in range(sixteens):
+            place = packed_place(add(first, u32(4 * h)), u32(sixteens))
             place = u32(add(u32(b * packed_step), place) >> u32(2))
             x, other = four(packed, place), four(packed, add(place, u32(4)))
             for w in range(4):
@@ -175,7 +175,7 @@ def make_product(
         each, last = u32(add(quads, sub(slices, u32(1))) // slices), sub(quads, u32(1))
         quad = u32(slice_ * each)
         end = min(add(quad, each), quads)
-        tile = u32(u32(part * u32(quarters)) * u32(batch))
+        tile = u32(u32(part * u32(sixteens)) * u32(batch))
         first_tile = u32(slice_ * u32(tile * buffers))
         region = add(u32(size + ZEROS), u32(first_tile << u32(5)))
         copier, copiers = add(u32(block << u32(5)), lane), u32(row_blocks << u32(5))
@@ -217,7 +217,7 @@ def make_product(
                     now[w] = then[w]
                 for r in range(together):
                     scales[r] = next_scales[r]
-                quad, which = add(quad, u32(1)), add(which, u32(quarters))
+                quad, which = add(quad, u32(1)), add(which, u32(sixteens))
             quad, held = stop, follow
         # Products of groups without a code, (entry, column), behind all else if there is room.
         held_rows = u32(row_blocks * u32(block_rows))

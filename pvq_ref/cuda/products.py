@@ -65,7 +65,7 @@ def padded(cols: int) -> int:
 
 
 def packing(t: DeviceTensor) -> tuple[int, int, int]:
-    """Return the rotation's last arguments: words of a packed column, words to pack, quarters."""
+    """Return the words of a packed column, those to pack, and the sixteens of a group."""
     if t.tree is None:
         return 0, 0, 1
     n = t.tree.layout.tree.n
@@ -105,7 +105,7 @@ class Plan:
         size = next(size for size in SIZES if size >= batch)
         self.x = DeviceArray((size, t.cols), np.float32, stream)
         self.largest = DeviceArray(size, np.float32, stream)
-        packed_step, packed_words, quarters = packing(t)
+        packed_step, packed_words, sixteens = packing(t)
         self.packed = DeviceArray((size, max(1, packed_step)), np.uint32, stream)
         self.x.clear(stream)
         self.packed.clear(stream)
@@ -118,7 +118,7 @@ class Plan:
         r = t.rotation
         self._rotate = kernel.bind(
             (0, 0, 0, r.signs, r.segments, r.factors, r.bases, self._scratch, self.x, t.cols,
-             self.largest, r.count, words, self.packed, packed_step, packed_words, quarters),
+             self.largest, r.count, words, self.packed, packed_step, packed_words, sixteens),
             batch, overlap=can_overlap(), shared=rotation_shared(words),
         )  # fmt: skip
         slots = int(t.tree is not None) + len(t.general)

@@ -41,15 +41,15 @@ def quantize(x, start, up):
 
 
 @device
-def packed_place(i, quarters):
+def packed_place(i, sixteens):
     """Return where the i-th word of high bytes lies; the word of low bytes lies 16 further on.
 
-    quarters is 1 or 2, the sixteens of coordinates in a group. Of each quad of groups and each
+    sixteens is 1 or 2, the sixteens of coordinates in a group. Of each quad of groups and each
     sixteen there are 32 words: the high bytes of four groups, 16 words, and the low ones.
     """
     sixteen = u32(i >> u32(2))
-    group = u32(sixteen >> u32(quarters - u32(1)))
-    which = add(u32(u32(group >> u32(2)) * quarters), u32(sixteen & u32(quarters - u32(1))))
+    group = u32(sixteen >> u32(sixteens - u32(1)))
+    which = add(u32(u32(group >> u32(2)) * sixteens), u32(sixteen & u32(sixteens - u32(1))))
     return add(u32(which << u32(5)), add(u32(u32(group & u32(3)) << u32(2)), u32(i & u32(3))))
 
 
@@ -147,7 +147,7 @@ def make_rotation(
     keep, out isn't written where nothing needs it.
 
     rotate(x, row step, column step, signs, segments, factors, bases, scratch, out, out's row step,
-    largest, segments, padded columns, packed, its step, its words, quarters): a segment is five
+    largest, segments, padded columns, packed, its step, its words, sixteens): a segment is five
     numbers, first column, columns, length of a run, order of the base, where the base begins in
     `bases`. largest gets the greatest magnitude of each row of out, but at least 1e-30, and packed
     its fixed-point words, high and low bytes, as `packed_place` says. Magnitudes are compared as
@@ -163,7 +163,7 @@ def make_rotation(
 
     def rotate(
         x, x_row, x_column, signs, segments, factors, bases, scratch, out, out_row, largest, count,
-        padded, packed, packed_step, packed_words, quarters,
+        padded, packed, packed_step, packed_words, sixteens,
     ):  # fmt: skip
         row = u64(cuda.blockIdx.x)
         if overlap:
@@ -245,7 +245,7 @@ def make_rotation(
                 else:
                     # Element 4 i and the three after it are padded alike.
                     high, low = quantize(z, u64(add(offset, pad(u32(i * u32(4))))), up)
-                where = first + u64(packed_place(i, quarters))
+                where = first + u64(packed_place(i, sixteens))
                 packed[where] = high
                 packed[where + u64(16)] = low
                 i = add(i, threads)
