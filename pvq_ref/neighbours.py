@@ -134,7 +134,8 @@ def take_neighbours(
     outlined(M, outline)
     for path in range(c.shape[0]):
         for choice in range(1, fields.shape[1]):
-            points[path, choice] = points[path, 0]
+            for i in range(points.shape[2]):  # a slice would take seconds to compile
+                points[path, choice, i] = points[path, 0, i]
             fields[path, choice] = fields[path, 0]
             losses[path, choice] = np.inf
         if units[path] > 0.0:
