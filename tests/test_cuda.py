@@ -268,6 +268,17 @@ def test_activations_in_tiles_and_little_room(monkeypatch, n, cols, room):
     assert np.array_equal(got, cuda.matmul(on_device, Placed(x)).copy_to_host())
 
 
+@pytest.mark.parametrize("n", [16, 32])
+@pytest.mark.parametrize("size", products.SIZES)
+def test_what_a_block_keeps_fits_a_small_shared_memory(monkeypatch, n, size):
+    on_device = uploaded(encoded(normal(400, 2 * n), n, 6 if n == 16 else 24, rotate=False))
+    shared = 256 + on_device.tree.image.size + 5120
+    monkeypatch.setattr(products, "shared_words", lambda: shared)
+    monkeypatch.setattr(products, "PRODUCT_THREADS", 512)
+    plan = products.Plan(on_device, size, "float32", "float32", 0)
+    assert 0 < plan._launches[0]._shared <= 4 * (shared - 256)
+
+
 @pytest.mark.parametrize(("n", "rows"), [(16, 33), (32, 17)])
 def test_rows_that_do_not_fill_blocks(n, rows):
     t = encoded(normal(rows, 32), n, 20, gain_bits=1, rotate=False)

@@ -144,12 +144,17 @@ class Plan:
     def _tree(self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str) -> Launch:
         image, n, rows, threads = tree.image, tree.layout.tree.n, tree.layout.rows, PRODUCT_THREADS
         # As many rows a block as leave no multiprocessor without work, and warps for all of them.
+        # Sums of all columns take three fourths of the shared memory at most.
+        shared = shared_words() - 256
+        for_sums = 3 * shared // 4
         row_blocks = min(-(-t.rows // (rows * processors())), threads // 32)
-        slices = threads // 32 // row_blocks
+        row_blocks = max(1, min(row_blocks, (for_sums // (4 * size) - 9) // rows))
+        slice_words = (4 * (row_blocks * rows + 8) + 4) * size
+        slices = max(1, min(threads // 32 // row_blocks, for_sums // slice_words))
         blocks = -(-t.rows // (rows * row_blocks))
         # Products of groups without a code stand at the end, unless that takes a fourth of what
         # tables leave. Each slice has room for one tile of activations, or for two.
-        free = shared_words() - 256 - image.size - ZEROS
+        free = shared - image.size - ZEROS
         edges = np.minimum(np.arange(blocks + 1) * rows * row_blocks, t.rows)
         odd = int(np.diff(tree.odd_starts[edges].astype(np.int64)).max(initial=0)) * size
         odd = -(-odd // 4) * 4 if odd <= free // 4 else 0
@@ -161,7 +166,7 @@ class Plan:
             tiles = -(-part // (left // (2 * slices)))
             part, buffers = -(-part // tiles), 2
         room = image.size + ZEROS + slices * part * buffers * quad_words
-        room = max(room, (4 * slices * (row_blocks * rows + 8) + 4) * size)
+        room = max(room, slices * slice_words)
         places = (image.eight, image.sixteen, image.top, image.levels)
         kernel = _product_kernel(
             tree.layout, places, image.size, size, self._direct, target if self._direct else _F
