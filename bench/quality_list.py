@@ -95,9 +95,12 @@ def _pvq(c: Calibration) -> Iterator[tuple[str, str, Method, Calibration]]:
         name = f"pvq-{bits:g}-n{group}-paths{paths}"
         yield name, "", Pvq(bits, group, paths=paths), c
         yield f"{name}-sweeps4", "", Pvq(bits, group, paths=paths, sweeps=4), c
+    best, name = Pvq(2.25, 192, paths=16, sweeps=4), "pvq-2.25-n192-paths16-sweeps4"
+    yield name, "", best, c
     for seed in (1, 2):
         way = replace(c, seed=seed)
         yield f"pvq-2.25-n64-paths16-seed{seed}", "", Pvq(2.25, 64, paths=16), way
+        yield f"{name}-seed{seed}", "", best, way
     one_pass, name = replace(c, share=0.0, one_pass=True), "pvq-3.25"
     for sweeps in (1, 4):
         yield f"{name}-sweeps{sweeps}", "", Pvq(3.25, sweeps=sweeps), c

@@ -33,6 +33,7 @@ except DeviceError:
 Placed = import_module("tests.cuda_arrays").Placed
 SIMULATED = import_module("pvq_ref.cuda.intrinsics").SIMULATED
 Kernel = import_module("pvq_ref.cuda.launching").Kernel
+product_kernels = import_module("pvq_ref.cuda.product_kernels")
 products = import_module("pvq_ref.cuda.products")
 
 U = 2.0**-24
@@ -245,6 +246,27 @@ def test_up_to_sixteen_columns(batch):
     check_product(t, cuda.matmul(on_device, Placed(x)).copy_to_host(), x)
 
 
+@pytest.mark.parametrize(("n", "cols", "batch"), [
+    (16, 512, 1), (32, 512, 7), (16, 512, 8), (32, 512, 13), (16, 512, 16),
+    *(pytest.param(16, cols, 6, marks=pytest.mark.slow) for cols in (1024, 2048, 4096, 8192)),
+])  # fmt: skip
+def test_activations_rotated_in_registers(n, cols, batch):
+    """One, two or four columns a block, of which the last ones may not be there."""
+    t = encoded(normal(1, cols), n, n, 0, 1, "blocked", True)
+    on_device = uploaded(t)
+    assert on_device.rotation.single in products.RUNS
+    x = normal(cols, batch)
+    if batch > 1:
+        x[:, 1] = 0
+        x[:, -1] *= 1e20
+    got = cuda.matmul(on_device, Placed(x)).copy_to_host()
+    check_product(t, got, x)
+    assert np.array_equal(got, cuda.matmul(on_device, Placed(x)).copy_to_host())
+    x[3, 0] = np.nan
+    got = cuda.matmul(on_device, Placed(x)).copy_to_host()
+    assert np.all(np.isnan(got[:, 0])) and np.all(np.isfinite(got[:, 1:]))
+
+
 def test_more_than_sixteen_columns_into_a_result_with_columns_first():
     t, on_device = small()
     x, held = normal(16, 17), Placed(np.zeros((17, 3), np.float32).T)
@@ -260,7 +282,8 @@ def test_activations_in_tiles_and_little_room(monkeypatch, n, cols, room):
     t = encoded(w, n, 2 * n, gain_bits=1, rotate=False)
     on_device = uploaded(t)
     assert on_device.tree.odd_starts[-1] >= 17
-    words = 256 + on_device.tree.image.size + 32 + 8 * n * room
+    edges = product_kernels.edge_words(on_device.tree.layout.rows)
+    words = 256 + on_device.tree.image.size + 32 + edges + 8 * n * room
     monkeypatch.setattr(products, "shared_words", lambda: words)
     x = normal(cols, 3)
     got = cuda.matmul(on_device, Placed(x)).copy_to_host()

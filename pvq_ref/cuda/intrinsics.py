@@ -71,6 +71,9 @@ if SIMULATED:
     def float_of(bits: Any) -> np.float32:
         return np.uint32(bits).view(np.float32)
 
+    def two_floats(array: Any, i: Any) -> tuple[Any, ...]:
+        return tuple(array[int(i) : int(i) + 2])
+
     def put_four(array: Any, i: Any, words: tuple[Any, ...]) -> None:
         size = 16 // array.dtype.itemsize
         place = slice(size * int(i), size * (int(i) + 1))
@@ -349,3 +352,27 @@ else:
         return intrinsic(load)
 
     two, four = _vector(2), _vector(4)
+
+    @intrinsic
+    def two_floats(typing: Any, array: Any, i: Any) -> Any:
+        """Load array[i] and the next, of any type, at once; they are aligned together."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data, place = args
+            width = {"float16": 2, "float32": 4, "float64": 8}[signature.args[0].dtype.name]
+            vector = ir.VectorType(data.type.pointee, 2)
+            pointer = builder.bitcast(builder.gep(data, [place]), ir.PointerType(vector))
+            loaded = builder.load(pointer, align=2 * width)
+            found = []
+            for j in range(2):
+                value = builder.extract_element(loaded, ir.IntType(32)(j))
+                if width == 2:
+                    function = ir.FunctionType(ir.FloatType(), [ir.IntType(16)])
+                    convert = ir.InlineAsm(function, "cvt.f32.f16 $0, $1;", "=f,h")
+                    value = builder.call(convert, [builder.bitcast(value, ir.IntType(16))])
+                elif width == 8:
+                    value = builder.fptrunc(value, ir.FloatType())
+                found.append(value)
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return types.UniTuple(types.float32, 2)(array, types.uint64), generate

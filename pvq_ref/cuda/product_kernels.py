@@ -17,6 +17,7 @@ from pvq_ref.cuda.intrinsics import (
     entry,
     four,
     in_order,
+    let_next_start,
     meet_at,
     put_four,
     rsqrt,
@@ -28,6 +29,7 @@ from pvq_ref.cuda.multiply_kernels import ZEROS, is_shared_out, make_multiply
 from pvq_ref.cuda.rotation_kernels import LARGEST, packed_place
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
+LARGEST_BATCH = 16
 
 
 def make_copy(compute_8: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -66,6 +68,25 @@ def meet(slice_, row_blocks, is_busy):
         in_order()
     elif is_busy:  # at most 8 slices have several warps
         meet_at(add(slice_, u32(1)), u32(row_blocks << u32(5)))
+
+
+@device
+def next_entries(tables, counter, lane):
+    """Return the first of the next 32 numbers, counted for the block, for this warp to share out.
+
+    In the simulator a thread gets a number of its own.
+    """
+    if SIMULATED:
+        return u32(cuda.atomic.add(tables, counter, u32(1)))
+    first = i32(0)
+    if lane == u32(0):
+        first = i32(cuda.atomic.add(tables, counter, u32(32)))
+    return u32(cuda.shfl_sync(0xFFFFFFFF, first, 0))
+
+
+def edge_words(rows: int) -> int:
+    """Return the words of shared memory for what a block of so many rows keeps of them."""
+    return -(-(2 * rows + 2 + LARGEST_BATCH) // 4) * 4
 
 
 def make_product(
@@ -144,14 +165,33 @@ def make_product(
     def product(
         planes, halves, bytes_, tables_in, level_table, odd_first, odd, norms, packed, largest, out,
         out_row, out_column, rows, quads, part, slices, row_blocks, columns, packed_step,
-        odd_place, buffers,
+        edges, odd_place, buffers,
     ):  # fmt: skip
         tables = cuda.shared.array(0, numba.uint32)
         floats = cuda.shared.array(0, numba.float32)
         thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
+        if overlap:
+            let_next_start()
         start_copy(tables_in, tables, u32(0), u32(size), u32(0), thread, threads)
         if thread < u32(ZEROS):
             tables[add(u32(size), thread)] = u32(0)
+        # What the end needs of the block's rows: where their groups without a code begin, norms,
+        # scales of columns; and how many such groups are done.
+        held_rows = u32(row_blocks * u32(block_rows))
+        first_row = u32(u32(cuda.blockIdx.x) * held_rows)
+        last_row = min(add(first_row, held_rows), rows)
+        norms_at = add(edges, add(held_rows, u32(1)))
+        scales_at = add(norms_at, held_rows)
+        counter = add(scales_at, u32(batch))
+        i = thread
+        while i <= held_rows:
+            row = min(add(first_row, i), rows)
+            tables[add(edges, i)] = odd_first[row]
+            if row < last_row:
+                floats[add(norms_at, i)] = norms[row]
+            i = add(i, threads)
+        if thread == u32(0):
+            tables[counter] = u32(0)
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
         # Warps of one slice, which wait for each other, are on different schedulers.
         slice_, block = u32(warp // row_blocks), u32(warp % row_blocks)
@@ -161,7 +201,7 @@ def make_product(
         all_blocks = u32(add(rows, u32(block_rows - 1)) // u32(block_rows))
         plane_words = u32(all_blocks * u32(quads * u32(32 * together)))
         place = add(u32(min(row_block, sub(all_blocks, u32(1))) * u32(quads * u32(32))), lane)
-        begun = begin_lane(lane)
+        own_lane = begin_lane(lane)
         total = cuda.local.array(sums, numba.float32)
         for s in range(sums):
             total[s] = f32(0)
@@ -190,6 +230,8 @@ def make_product(
         scale(now, held_words, floats, scales)
         if overlap:
             wait_for_last()
+        if thread < u32(batch):
+            floats[add(scales_at, thread)] = largest[thread] / f32(LARGEST)
         held, buffer = u32(0), u32(0)
         if is_busy and quad < end:
             held = min(part, sub(end, quad))
@@ -211,7 +253,7 @@ def make_product(
                 fetch(planes, halves, bytes_, plane_words, at, coming)
                 in_order()
                 decode(held_words, tables, then)
-                multiply(now, scales, tables, begun, which, part, total)
+                multiply(now, scales, tables, own_lane, which, part, total)
                 scale(then, held_words, floats, next_scales)
                 for w in range(words_out):
                     now[w] = then[w]
@@ -219,20 +261,22 @@ def make_product(
                     scales[r] = next_scales[r]
                 quad, which = add(quad, u32(1)), add(which, u32(sixteens))
             quad, held = stop, follow
-        # Products of groups without a code, (entry, column), behind all else if there is room.
-        held_rows = u32(row_blocks * u32(block_rows))
-        first_row = u32(u32(cuda.blockIdx.x) * held_rows)
-        last_row = min(add(first_row, held_rows), rows)
-        odd_begin, odd_end = odd_first[first_row], odd_first[last_row]
+        # Products of groups without a code, (entry, column), behind all else if there is room, by
+        # the warps that are done first.
+        odd_begin, odd_end = tables[edges], tables[add(edges, held_rows)]
         odd_words = cuda.local.array(four_bytes, numba.uint32)
-        i = add(odd_begin, thread)
-        while i < odd_end and odd_place != u32(0):
-            odd_scale, first = read_odd(odd, i, level_table, odd_words)
-            slot = add(odd_place, u32(sub(i, odd_begin) * u32(batch)))
-            for b in range(batch):
-                value = odd_product(odd_words, odd_scale, first, packed, packed_step, u32(b))
-                floats[add(slot, u32(b))] = value
-            i = add(i, threads)
+        odd_count = sub(odd_end, odd_begin) if odd_place != u32(0) else u32(0)
+        begun = next_entries(tables, counter, lane)
+        while begun < odd_count:
+            i = begun if SIMULATED else add(begun, lane)
+            if i < odd_count:
+                at = add(odd_begin, i)
+                odd_scale, first = read_odd(odd, at, level_table, odd_words)
+                slot = add(odd_place, u32(i * u32(batch)))
+                for b in range(batch):
+                    value = odd_product(odd_words, odd_scale, first, packed, packed_step, u32(b))
+                    floats[add(slot, u32(b))] = value
+            begun = next_entries(tables, counter, lane)
         cuda.syncthreads()
         # In the place of tables and activations, sums of lanes: (column, slice and lane, row).
         # 8 and 4 spread what lanes write and what they read over the banks.
@@ -254,12 +298,14 @@ def make_product(
         while i < u32(sub(last_row, first_row) * u32(batch)):
             row, b = u32(i // u32(batch)), u32(i % u32(batch))
             at = add(first_row, row)
-            one, stop = odd_first[at], odd_first[add(at, u32(1))]
-            factor = norms[at] * (largest[b] / f32(LARGEST))
+            one, stop = tables[add(edges, row)], tables[add(edges, add(row, u32(1)))]
+            factor = floats[add(norms_at, row)] * floats[add(scales_at, b)]
             slot = add(u32(b * column_step), row)
             value = f32(0)
-            for s in range(pieces):
-                value += floats[add(slot, u32(u32(s) * row_step))]
+            for _ in range(slices):
+                for s in range(pieces_held):
+                    value += floats[add(slot, u32(u32(s) * row_step))]
+                slot = add(slot, u32(u32(pieces_held) * row_step))
             while one < stop:
                 if odd_place != u32(0):
                     value += floats[add(odd_place, add(u32(sub(one, odd_begin) * u32(batch)), b))]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pvq_ref.cuda import dense
+from pvq_ref.cuda.activation_kernels import EACH, make_activations, run_words
 from pvq_ref.cuda.coding import Image, Layout
 from pvq_ref.cuda.device import (
     DeviceArray,
@@ -25,15 +26,18 @@ from pvq_ref.cuda.general_kernels import make_general
 from pvq_ref.cuda.intrinsics import SIMULATED
 from pvq_ref.cuda.launching import Kernel, Launch, can_overlap, has_tensor_cores
 from pvq_ref.cuda.multiply_kernels import ZEROS
-from pvq_ref.cuda.product_kernels import make_product
+from pvq_ref.cuda.product_kernels import edge_words, make_product
 from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
 from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
 from pvq_ref.errors import ShapeError
 
 PRODUCT_THREADS = 64 if SIMULATED else 512
 SIZES = (1, 2, 4, 8, 16)  # columns of the kernels
+ROTATING = 4  # blocks of one column each: about as many multiprocessors have no block of a product
+# Rotations of one run that its own kernel takes, in blocks of 32 to 512 threads.
+RUNS = tuple((1 << s, 1 << s, 1) for s in range(9, 14))
 _U, _F, _WORDS = "u", "float32", "uint32"
-_PRODUCT = (*4 * (_WORDS,), _F, _WORDS, _WORDS, _F, _WORDS, _F, _F, *11 * _U)
+_PRODUCT = (*4 * (_WORDS,), _F, _WORDS, _WORDS, _F, _WORDS, _F, _F, *12 * _U)
 
 
 @lru_cache(64)
@@ -52,6 +56,15 @@ def rotation_kernel(
     function = make_rotation(forward, in_shared, single, forward and can_overlap(), keep)
     name = f"rotation {forward} {in_shared} {single} {can_overlap()} {keep}"
     return Kernel(name, function, arguments, THREADS, shared_words() - 256 if in_shared else 0)
+
+
+@lru_cache(64)
+def _activation_kernel(steps: int, columns: int, sixteens: int, source: str) -> Kernel:
+    words = columns * run_words(steps)
+    arguments = (source, _U, _U, _F, _F, _F, _WORDS, *3 * _U)
+    function = make_activations(steps, columns, sixteens, can_overlap())
+    name = f"activations {steps} {columns} {sixteens} {can_overlap()}"
+    return Kernel(name, function, arguments, (1 << steps) // EACH, words)
 
 
 def rotation_shared(words: int) -> int:
@@ -105,22 +118,12 @@ class Plan:
         size = next(size for size in SIZES if size >= batch)
         self.x = DeviceArray((size, t.cols), np.float32, stream)
         self.largest = DeviceArray(size, np.float32, stream)
-        packed_step, packed_words, sixteens = packing(t)
-        self.packed = DeviceArray((size, max(1, packed_step)), np.uint32, stream)
+        self.packed = DeviceArray((size, max(1, packing(t)[0])), np.uint32, stream)
         self.x.clear(stream)
         self.packed.clear(stream)
         self.largest.clear(stream)
-        words = padded(t.cols)
-        kernel = rotation_kernel(True, words, (source, _F), t.rotation.single, keep=bool(t.general))
-        self._scratch = DeviceArray(
-            batch * words if words > shared_words() - 1024 else 1, np.float32, stream
-        )
-        r = t.rotation
-        self._rotate = kernel.bind(
-            (0, 0, 0, r.signs, r.segments, r.factors, r.bases, self._scratch, self.x, t.cols,
-             self.largest, r.count, words, self.packed, packed_step, packed_words, sixteens),
-            batch, overlap=can_overlap(), shared=rotation_shared(words),
-        )  # fmt: skip
+        self._pair = 0  # bytes of an element of two columns that one block rotates
+        self._rotate = self._rotation(t, batch, source, stream)
         slots = int(t.tree is not None) + len(t.general)
         direct = t.tree is not None and slots == 1
         self._parts = DeviceArray((0 if direct else slots, size, t.rows), np.float32, stream)
@@ -141,6 +144,32 @@ class Plan:
         self._out = (10, 11, 12) if direct else (3, 4, 5)
         self._lock = Lock()  # arguments are set before a launch reads them
 
+    def _is_side_by_side(self, x: Any, x_steps: tuple[int, int]) -> bool:
+        """Return whether a block of the rotation can load an element of both columns at once."""
+        is_aligned = SIMULATED or x % self._pair == 0
+        return bool(x_steps[1] == 1 and x_steps[0] % 2 == 0 and is_aligned)
+
+    def _rotation(self, t: DeviceTensor, batch: int, source: str, stream: int) -> Launch:
+        r, (packed_step, packed_words, sixteens) = t.rotation, packing(t)
+        if t.tree is not None and not t.general and r.single in RUNS:
+            columns = 1 if batch <= ROTATING else 2
+            self._pair = 2 * np.dtype(source).itemsize if columns == 2 and batch % 2 == 0 else 0
+            steps = t.cols.bit_length() - 1
+            return _activation_kernel(steps, columns, sixteens, source).bind(
+                (0, 0, 0, r.signs, r.factors, self.largest, self.packed, packed_step, batch, 0),
+                -(-batch // columns), overlap=can_overlap(),
+            )  # fmt: skip
+        words = padded(t.cols)
+        kernel = rotation_kernel(True, words, (source, _F), r.single, keep=bool(t.general))
+        self._scratch = DeviceArray(
+            batch * words if words > shared_words() - 1024 else 1, np.float32, stream
+        )
+        return kernel.bind(
+            (0, 0, 0, r.signs, r.segments, r.factors, r.bases, self._scratch, self.x, t.cols,
+             self.largest, r.count, words, self.packed, packed_step, packed_words, sixteens),
+            batch, overlap=can_overlap(), shared=rotation_shared(words),
+        )  # fmt: skip
+
     def _tree(self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str) -> Launch:
         image, n, rows, threads = tree.image, tree.layout.tree.n, tree.layout.rows, PRODUCT_THREADS
         # As many rows a block as leave no multiprocessor without work, and warps for all of them.
@@ -154,9 +183,10 @@ class Plan:
         blocks = -(-t.rows // (rows * row_blocks))
         # Products of groups without a code stand at the end, unless that takes a fourth of what
         # tables leave. Each slice has room for one tile of activations, or for two.
-        free = shared - image.size - ZEROS
-        edges = np.minimum(np.arange(blocks + 1) * rows * row_blocks, t.rows)
-        odd = int(np.diff(tree.odd_starts[edges].astype(np.int64)).max(initial=0)) * size
+        edges = edge_words(rows * row_blocks)
+        free = shared - image.size - ZEROS - edges
+        firsts = np.minimum(np.arange(blocks + 1) * rows * row_blocks, t.rows)
+        odd = int(np.diff(tree.odd_starts[firsts].astype(np.int64)).max(initial=0)) * size
         odd = -(-odd // 4) * 4 if odd <= free // 4 else 0
         quad_words = size * 2 * n
         left = (free - odd) // quad_words
@@ -175,9 +205,10 @@ class Plan:
         arguments = (
             tree.planes, tree.halves, tree.bytes, tree.tables, tree.levels, tree.odd_first,
             tree.odd, t.norms, self.packed, self.largest, out, 0, 0, t.rows, tree.quads, part,
-            slices, row_blocks, batch, tree.activation_words, room if odd else 0, buffers,
+            slices, row_blocks, batch, tree.activation_words, room, room + edges if odd else 0,
+            buffers,
         )  # fmt: skip
-        return kernel.bind(arguments, blocks, overlap=can_overlap(), shared=room + odd)
+        return kernel.bind(arguments, blocks, overlap=can_overlap(), shared=room + edges + odd)
 
     def _general(self, t: DeviceTensor, part: GeneralPart, size: int, slot: int) -> Launch:
         kernel = _general_kernel(part.n, part.k, part.words, size)
@@ -197,6 +228,8 @@ class Plan:
             rotate.set(0, x)
             rotate.set(1, x_steps[1])
             rotate.set(2, x_steps[0])
+            if self._pair:
+                rotate.set(9, int(self._is_side_by_side(x, x_steps)))
             rotate(stream)
             for place, value in zip(self._out, (out, *out_steps), strict=True):
                 last.set(place, value)

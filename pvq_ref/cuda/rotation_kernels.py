@@ -112,22 +112,25 @@ def sylvester(z, offset, size, run):
 
 
 @device
-def block_max(value, peak):
-    """Return the largest i32 of a block of threads; peak has room for 32."""
+def block_max(value, peak, begin):
+    """Return the largest i32 of a block of threads; peak[begin:] has room for 32."""
     thread, threads = u32(cuda.threadIdx.x), u32(cuda.blockDim.x)
     lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
     if SIMULATED:
-        peak[lane] = value
+        if warp == u32(0):
+            peak[add(begin, lane)] = i32(0)
+        cuda.syncthreads()
+        cuda.atomic.max(peak, add(begin, lane), value)
         cuda.syncthreads()
         for i in range(32):
-            value = max(value, peak[i])
+            value = max(value, peak[add(begin, u32(i))])
     else:
         for by in (16, 8, 4, 2, 1):
             value = max(value, i32(cuda.shfl_xor_sync(0xFFFFFFFF, value, by)))
         if lane == u32(0):
-            peak[warp] = value
+            peak[add(begin, warp)] = value
         cuda.syncthreads()
-        value = i32(peak[lane]) if u32(lane * u32(32)) < threads else i32(0)
+        value = i32(peak[add(begin, lane)]) if u32(lane * u32(32)) < threads else i32(0)
         for by in (16, 8, 4, 2, 1):
             value = max(value, i32(cuda.shfl_xor_sync(0xFFFFFFFF, value, by)))
     return value
@@ -232,7 +235,7 @@ def make_rotation(
                 i = add(i, threads)
             cuda.syncthreads()
         if forward:
-            most = block_max(most, peak)
+            most = block_max(most, peak, u32(0))
             if thread == u32(0):
                 largest[cuda.blockIdx.x] = float_of(u32(most))
             # The block's own rows of out are visible to it after the barriers of block_max.
