@@ -6,7 +6,7 @@
 
 A case is a function of the seed and its number; --case reads one of them and says what happens.
 Workers are forks of this process, and take cases in turn under limits of memory and time. Every
-hundredth case goes through the command line as well, some of them as processes of their own. All
+eightieth case goes through the command line as well, some of them as processes of their own. All
 single bits of a small compressed file are flipped too.
 """
 
@@ -123,7 +123,7 @@ What didn't hold:
 
 ## The command line
 
-Every hundredth case of a file or folder went through `python -m pvq_ref` as well: exit codes, each
+Every eightieth case of a file or folder went through `python -m pvq_ref` as well: exit codes, each
 with a message on stderr where it isn't 0.
 
 {codes}

@@ -25,7 +25,7 @@ from fuzz_seeds import FILE, FOLDER, Seed
 MEMORY = 200 << 20
 PATIENCE = 60.0  # seconds on the clock, for any case: a machine may be busy
 BATCH = 500  # cases of one fork
-COMMAND = 100  # every so many cases go through the command line too
+COMMAND = 80  # every so many cases go through the command line too
 
 
 @dataclass

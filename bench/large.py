@@ -64,12 +64,14 @@ def compare(out: Path, ref: dict[str, str]) -> None:
 
 
 def with_kills(source: Path, out: Path, kills: int, seconds: float, rng: random.Random) -> int:
-    """Compress with kills at random moments; return how many struck."""
+    """Compress with kills at random moments, all of them in seven tenths of the time that it takes
+    undisturbed; return how many struck.
+    """
     struck = 0
     for _ in range(kills):
         child = synthetic.start("compress", source, out, "-q", "--resume")
         try:
-            child.communicate(timeout=rng.uniform(0.1, 0.7) * seconds)
+            child.communicate(timeout=rng.uniform(0.1, 0.7) * seconds / kills)
         except subprocess.TimeoutExpired:
             child.send_signal(signal.SIGKILL)
             child.communicate()
