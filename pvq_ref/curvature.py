@@ -23,7 +23,7 @@ from pvq_ref.rotation import Rotation
 
 DAMPING = 0.01
 MAX_DAMPING = 1e6
-_STRIP = 64  # columns of a product at a time
+_STRIP = 128  # columns of a product at a time
 _TILE = 32  # rows and columns that are looked at together
 _ASYMMETRY = 2.0**-13  # of the largest element: Hessians are binary32 sums, not always symmetrized
 

@@ -31,6 +31,7 @@ from pvq_ref.rates import Allotment
 from pvq_ref.searching import search_unchecked
 
 SEARCHES = ("weighted", "plain")
+STRETCH = 256  # columns that errors before them are carried to at once
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ def slots(a: Allotment) -> Iterator[Slot]:
 class Step:
     """What coding one slot takes: the pass's metric M and A_<Q A_QQ⁻¹, which carries earlier errors
     into its target; the sweeps' metric H_QQ, and the rows H_Q.
+
+    Slots come in stretches. The first of one has in `ahead` what carries the errors before it into
+    all targets of the stretch: one product of many columns, which takes half the time of many of
+    few.
     """
 
     slot: Slot
@@ -62,17 +67,34 @@ class Step:
     carry: Floats
     own: Floats
     rows: Floats
+    ahead: Floats | None
+
+
+def _stretches(a: Allotment) -> Iterator[list[Slot]]:
+    """Yield the slots of up to STRETCH columns, or one."""
+    some: list[Slot] = []
+    for slot in slots(a):
+        if some and slot.columns.stop - some[0].columns.start > STRETCH:
+            yield some
+            some = []
+        some.append(slot)
+    yield some
 
 
 def steps(curved: Curvature, a: Allotment) -> list[Step]:
     """Return the steps of a pass, from left to right; matrices are in the curvature's unit."""
     result = []
-    for slot in slots(a):
-        q = slot.columns
-        block, before = curved.factor[q, q], curved.factor[: q.start, q]
-        carry = np.asarray(solve_triangular(block, before.T, trans="T").T, np.float64)
-        own = np.ascontiguousarray(curved.hessian[q, q])
-        result.append(Step(slot, block @ block.T, carry, own, curved.hessian[q]))
+    for stretch in _stretches(a):
+        first, stop = stretch[0].columns.start, stretch[-1].columns.stop
+        carries = np.empty((stop, stop - first), order="F")
+        for slot in stretch:
+            q = slot.columns
+            block, before = curved.factor[q, q], curved.factor[: q.start, q]
+            carry = carries[: q.start, q.start - first : q.stop - first]
+            carry[...] = solve_triangular(block, before.T, trans="T").T
+            own = np.ascontiguousarray(curved.hessian[q, q])
+            ahead = carries[:first] if slot is stretch[0] else None
+            result.append(Step(slot, block @ block.T, carry, own, curved.hessian[q], ahead))
     return result
 
 
@@ -175,10 +197,13 @@ def feed_back(rows: Rows, course: list[Step], search: str) -> float:
 
     course comes from `steps`; search is one of SEARCHES. Rows don't depend on each other.
     """
-    loss = 0.0
+    loss, first, carried_ahead = 0.0, 0, rows.error[:, :0]
     for step in course:
         q = step.slot.columns
-        carried = rows.error[:, : q.start] @ step.carry
+        if step.ahead is not None:
+            first, carried_ahead = q.start, rows.error[:, : q.start] @ step.ahead
+        carried = rows.error[:, first : q.start] @ step.carry[first:]
+        carried += carried_ahead[:, q.start - first : q.stop - first]
         target = rows.w[:, q] + carried
         rows.start(step.slot, target)
         if search == "weighted":

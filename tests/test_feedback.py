@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pvq_ref import oracle
+from pvq_ref import feedback, oracle
 from pvq_ref.curvature import MAX_DAMPING, curvature
 from pvq_ref.errors import DomainError, DTypeError, NonFiniteError, ShapeError
 from pvq_ref.feedback import Rows, code_alone, feed_back, steps, sweep
@@ -209,8 +209,11 @@ def test_metrics_and_carries_are_the_least_squares_solutions(cols, n):
 
 
 @pytest.mark.uncompiled
+@pytest.mark.parametrize("stretch", [1, 3, 4, 256])
 @pytest.mark.parametrize(("cols", "n"), [(8, 3), (5, 5), (6, 1)])
-def test_plain_feedback_is_the_oracles_search_of_the_targets(cols, n):
+def test_plain_feedback_is_the_oracles_search_of_the_targets(monkeypatch, cols, n, stretch):
+    """Also where groups come in stretches of several, and of one."""
+    monkeypatch.setattr(feedback, "STRETCH", stretch)
     curved, w = curvature(moment(cols), cols, None), weights(4, cols)
     a = allotment(4, cols, n, 4)
     rows, h = coded(w, curved, a, "plain"), exact(curved.hessian.tolist())
@@ -228,6 +231,21 @@ def test_plain_feedback_is_the_oracles_search_of_the_targets(cols, n):
             assert rows.fields[row, i] == level
             what = rows.units[row] * LEVELS[level] / length * np.array(y)
             assert np.array_equal(rows.error[row, q], w[row, q] - what)
+
+
+@pytest.mark.parametrize("search", ["plain", "weighted"])
+def test_stretches_change_nothing_but_rounding(monkeypatch, search):
+    cols, n = 200, 16
+    curved, w, a = curvature(moment(cols), cols, None), weights(20, cols), allotment(20, cols, n, 9)
+    ref = coded(w, curved, a, search, sweeps=1)
+    firsts = []
+    for stretch in (16, 100, 192):
+        monkeypatch.setattr(feedback, "STRETCH", stretch)
+        firsts.append([s.slot.columns.start for s in steps(curved, a) if s.ahead is not None])
+        got = coded(w, curved, a, search, sweeps=1)
+        assert all(np.array_equal(*pair) for pair in zip(got.points, ref.points, strict=True))
+        assert np.allclose(got.error, ref.error, rtol=0, atol=1e-12)
+    assert firsts == [list(range(0, 200, 16)), [0, 96, 192], [0, 192]]
 
 
 @pytest.mark.parametrize("cols", [6, 8])
