@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.runtime import rtsys
 
 from pvq_ref.jit import PACKAGE, cache_directory
 
@@ -54,6 +55,16 @@ class _Impl(CompileResultCacheImpl):  # type: ignore[misc]
 
 class _Cache(FunctionCache):  # type: ignore[misc]
     _impl_class = _Impl
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return a kernel from the cache, or None.
+
+        Numba's own method first imports all that compiling may need, which takes longer than all
+        kernels together. Compiling does that itself.
+        """
+        rtsys.initialize(target_context)  # for kernels that allocate
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
 
 def dispatcher(function: Callable[..., Any], inline: bool, fused: bool) -> Any:

@@ -13,8 +13,8 @@ from functools import cached_property
 from math import frexp, ldexp
 
 import numpy as np
+import scipy  # its parts are imported when they are asked for
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import LinAlgError, cholesky
 
 from pvq_ref.errors import ArgumentError, DomainError, DTypeError, NonFiniteError, ShapeError
 from pvq_ref.gain import Floats
@@ -164,8 +164,8 @@ def curvature(
     h[np.diag_indices(cols)] += added
     try:  # backwards, the lower factor that LAPACK gives becomes an upper one
         backwards = h[::-1, ::-1].copy().T  # in Fortran's order, as LAPACK wants it
-        lower = cholesky(backwards, lower=True, overwrite_a=True, check_finite=False)
-    except LinAlgError:
+        lower = scipy.linalg.cholesky(backwards, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
         raise DomainError(
             f"hessian must be positive definite, and isn't with a damping of {damping:g}: "
             "use more of it, or more tokens"

@@ -19,8 +19,8 @@ from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
+import scipy  # its parts are imported when they are asked for
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 
 from pvq_ref.curvature import Curvature
 from pvq_ref.exchange import UNCODED, exchange_groups, nearest_level
@@ -91,7 +91,7 @@ def steps(curved: Curvature, a: Allotment) -> list[Step]:
             q = slot.columns
             block, before = curved.factor[q, q], curved.factor[: q.start, q]
             carry = carries[: q.start, q.start - first : q.stop - first]
-            carry[...] = solve_triangular(block, before.T, trans="T").T
+            carry[...] = scipy.linalg.solve_triangular(block, before.T, trans="T").T
             own = np.ascontiguousarray(curved.hessian[q, q])
             ahead = carries[:first] if slot is stretch[0] else None
             result.append(Step(slot, block @ block.T, carry, own, curved.hessian[q], ahead))
