@@ -79,18 +79,22 @@ def main() -> None:
         ])  # fmt: skip
         print(" | ".join(rows[-1]), flush=True)
     head = ["group", "paths", "sweeps", "bits", "loss", "of single layers", "µs a weight"]
-    report.write_page(given.page, f"""# Groups, paths and sweeps at {given.bits:g} bits
+    report.write_page(
+        given.page,
+        f"""# Groups, paths and sweeps at {given.bits:g} bits
 
 Made by `python bench/group_paths.py MODEL HESSIANS PAGE` on {report.made_with("numpy", "numba")}.
 MODEL is {report.noted(given.model)}; HESSIANS comes from
-`pvq-ref calibrate MODEL --text wiki.txt --part 0:0.5 --tokens 8192 -o HESSIANS`. The first {given.rows} rows of
-{len(pairs)} layers (blocks {", ".join(map(str, BLOCKS))}: {", ".join(LAYERS)}) are coded towards their own weights.
-*loss* is tr(E H Eᵀ) / tr(W H Wᵀ) on the calibration's tokens, beside that of the first line, the geometric
-mean; *bits* is of the file; time is of one thread. Lloyd-Max: five and six levels in turn, with the same
-rotation and feedback.
+`pvq-ref calibrate MODEL --text wiki.txt --part 0:0.5 --tokens 8192 -o HESSIANS`. The first
+{given.rows} rows of {len(pairs)} layers (blocks {", ".join(map(str, BLOCKS))}:
+{", ".join(LAYERS)}) are coded towards their own weights. *loss* is
+tr(E H Eᵀ) / tr(W H Wᵀ) on the calibration's tokens, beside that of the first line, the geometric
+mean; *bits* is of the file; time is of one thread. Lloyd-Max: five and six levels in turn, with the
+same rotation and feedback.
 
 {report.table(head, rows)}
-""")  # fmt: skip
+""",
+    )
 
 
 if __name__ == "__main__":

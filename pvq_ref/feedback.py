@@ -32,6 +32,7 @@ from pvq_ref.searching import search_unchecked
 
 SEARCHES = ("weighted", "plain")
 STRETCH = 256  # columns that errors before them are carried to at once
+WIDE = 1024  # in rows of more columns than that: in shorter ones it takes as long, or longer
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,7 @@ class Step:
     into its target; the sweeps' metric H_QQ, and the rows H_Q.
 
     Slots come in stretches. The first of one has in `ahead` what carries the errors before it into
-    all targets of the stretch: one product of many columns, which takes half the time of many of
-    few.
+    all targets of the stretch: one product of many columns takes less time than many of few.
     """
 
     slot: Slot
@@ -71,10 +71,11 @@ class Step:
 
 
 def _stretches(a: Allotment) -> Iterator[list[Slot]]:
-    """Yield the slots of up to STRETCH columns, or one."""
+    """Yield the slots of up to STRETCH columns, or one; all of them of rows that aren't WIDE."""
     some: list[Slot] = []
     for slot in slots(a):
-        if some and slot.columns.stop - some[0].columns.start > STRETCH:
+        is_long = some and slot.columns.stop - some[0].columns.start > STRETCH
+        if is_long and a.grid.cols > WIDE:
             yield some
             some = []
         some.append(slot)

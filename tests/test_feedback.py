@@ -214,6 +214,7 @@ def test_metrics_and_carries_are_the_least_squares_solutions(cols, n):
 def test_plain_feedback_is_the_oracles_search_of_the_targets(monkeypatch, cols, n, stretch):
     """Also where groups come in stretches of several, and of one."""
     monkeypatch.setattr(feedback, "STRETCH", stretch)
+    monkeypatch.setattr(feedback, "WIDE", 1)
     curved, w = curvature(moment(cols), cols, None), weights(4, cols)
     a = allotment(4, cols, n, 4)
     rows, h = coded(w, curved, a, "plain"), exact(curved.hessian.tolist())
@@ -239,6 +240,7 @@ def test_stretches_change_nothing_but_rounding(monkeypatch, search):
     curved, w, a = curvature(moment(cols), cols, None), weights(20, cols), allotment(20, cols, n, 9)
     ref = coded(w, curved, a, search, sweeps=1)
     firsts = []
+    monkeypatch.setattr(feedback, "WIDE", 199)
     for stretch in (16, 100, 192):
         monkeypatch.setattr(feedback, "STRETCH", stretch)
         firsts.append([s.slot.columns.start for s in steps(curved, a) if s.ahead is not None])
