@@ -251,7 +251,7 @@ def test_up_to_sixteen_columns(batch):
     *(pytest.param(16, cols, 6, marks=pytest.mark.slow) for cols in (1024, 2048, 4096, 8192)),
 ])  # fmt: skip
 def test_activations_rotated_in_registers(n, cols, batch):
-    """One, two or four columns a block, of which the last ones may not be there."""
+    """One or two columns a block, of which the last one may not be there."""
     t = encoded(normal(1, cols), n, n, 0, 1, "blocked", True)
     on_device = uploaded(t)
     assert on_device.rotation.single in products.RUNS

@@ -29,7 +29,7 @@ from pvq_ref.cuda.multiply_kernels import ZEROS, is_shared_out, make_multiply
 from pvq_ref.cuda.rotation_kernels import LARGEST, packed_place
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
-LARGEST_BATCH = 16
+MOST_COLUMNS = 16
 
 
 def make_copy(compute_8: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -86,7 +86,7 @@ def next_entries(tables, counter, lane):
 
 def edge_words(rows: int) -> int:
     """Return the words of shared memory for what a block of so many rows keeps of them."""
-    return -(-(2 * rows + 2 + LARGEST_BATCH) // 4) * 4
+    return -(-(2 * rows + 2 + MOST_COLUMNS) // 4) * 4
 
 
 def make_product(
