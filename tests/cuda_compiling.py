@@ -84,6 +84,10 @@ def main():
         cuda.dequantize(t, "float16")
         for size in products.SIZES if cols == 100 else (1,):
             cuda.matmul(t, array((cols, size), "float16"))
+    run = cuda.upload(encoded(w[:, :512], 16, 12), threads=1)
+    for source in types:
+        for size in (1, 8):
+            cuda.matmul(run, array((512, size), source))
     for source, target in zip(types, types, strict=True):
         cuda.matmul(t, array((cols,), source), array((2,), target))
     plain = cuda.upload(encoded(w[:, :64], 16, 12, rotate=False), threads=1)

@@ -9,7 +9,7 @@ import pytest
 
 KERNELS = {
     "product", "general", "finish", "rotate", "expand", "expand_odd", "general_expand",
-    "narrow", "place_rows",
+    "narrow", "place_rows", "activations",
 }  # fmt: skip
 
 
