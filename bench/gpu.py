@@ -14,6 +14,8 @@ A round is one shape and rate, for groups of 16 and 32; beside them, in turn, Py
 half precision and with four-bit integers, and a copy within the device's memory. Rounds come in
 order of importance, and what the budget doesn't reach is listed as left out.
 
+Where pvq_ref isn't installed, PYTHONPATH=. runs the script from the project's folder.
+
 Everything is written to a JSON file, from which page and picture are made, there or elsewhere
 (--page). NUMBA_ENABLE_CUDASIM=1 runs all of it on tiny shapes in a simulator.
 """

@@ -135,7 +135,9 @@ Copies of W of more than 150 MB together take turns, so that none is found in th
   with x (batch, cols). *half / ours* above 1 means that the compressed product is faster.
 - *4 bits* is PyTorch's product of bfloat16 with four-bit integers in groups of 128 (tinygemm,
   `_weight_int4pack_mm`), 4.25 bits per weight.
-- *no rotation* multiplies by W' (spec section 6), the same groups without the rotation of x.
+- *no rotation* multiplies by W' (spec section 6), the same groups without the rotation of x. Where
+  it takes longer than the whole, x went through the kernel for any rotation, which is slower than
+  that for rows of one run.
 - *of memory limit*: the time in which a copy within the device's memory moves as many bytes as the
   tensor has there, over ours. A copy reads and writes: {bandwidth}.
 

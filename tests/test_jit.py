@@ -60,6 +60,14 @@ def test_kernels_are_cached_on_disk(copy):
     assert {path: path.stat().st_mtime_ns for path in cached} == times
 
 
+def test_kernels_are_loaded_without_what_compiles_them(copy):
+    heavy = "import sys; print(sorted({'numba.np.linalg', 'scipy.linalg'} & set(sys.modules)))"
+    assert run(f"{CALL}; {heavy}", copy).stdout == "3\n['numba.np.linalg', 'scipy.linalg']\n"
+    assert run(f"{CALL}; {heavy}", copy).stdout == "3\n[]\n"
+    # What isn't kept yet is compiled after what is.
+    assert run(f"{CALL}; {UNRANK}", copy).stdout == "3\n[ 1 -1]\n"
+
+
 def test_without_a_writable_directory_kernels_work_with_a_warning(copy):
     (copy / "file").write_text("not a directory")
     code = "import pvq_ref.jit as j; j._writable = lambda path: False; " + CALL

@@ -1,9 +1,10 @@
 """The kernel that rotates and packs activations, if all of a row is one run of Sylvester's matrix.
 
-No product can begin before it has ended, and what it takes is latency. So elements stay in
-registers, sixteen a thread, for four steps at a time, and go through shared memory in between; the
-last sixteen are neighbours, which become words at once. With many columns a block takes two: where
-a block rotates, the one of the product that is to follow finds no room to prepare.
+That is a rotation of spec section 6 without a base. No product can begin before it has ended, and
+what it takes is latency. So elements stay in registers, sixteen a thread, for four steps at a time,
+and go through shared memory in between; the last sixteen are neighbours, which become words at
+once. With many columns a block takes two: where a block rotates, the one of the product that is to
+follow finds no room to prepare.
 """
 
 from collections.abc import Callable
