@@ -9,7 +9,6 @@ them Lloyd-Max levels of a quarter bit more, with the same feedback.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 import numpy as np
@@ -65,20 +64,17 @@ def main() -> None:
     ways[f"Lloyd-Max | {PATHS} | 0"] = Scalar(Setting(MIXED, rotate=True), feedback=True)
     rows, first = [], np.zeros(0)
     for name, method in ways.items():
-        loss(method, pairs[0][0][:8], pairs[0][1])  # compiles, and makes tables
-        began = time.process_time()
         found = [loss(method, *pair) for pair in pairs]
-        seconds = time.process_time() - began
         logs = np.log([one for one, _ in found])
         first = logs if not len(first) else first
         rate = sum(bits for _, bits in found) / weights
         ratios = np.exp(logs - first)
         rows.append([
             *name.split(" | "), f"{rate:.3f}", f"{np.exp(np.mean(logs - first)):.4f}",
-            f"{ratios.min():.3f} to {ratios.max():.3f}", f"{1e6 * seconds / weights:.1f}",
+            f"{ratios.min():.3f} to {ratios.max():.3f}",
         ])  # fmt: skip
         print(" | ".join(rows[-1]), flush=True)
-    head = ["group", "paths", "sweeps", "bits", "loss", "of single layers", "µs a weight"]
+    head = ["group", "paths", "sweeps", "bits", "loss", "of single layers"]
     report.write_page(
         given.page,
         f"""# Groups, paths and sweeps at {given.bits:g} bits
@@ -89,8 +85,8 @@ MODEL is {report.noted(given.model)}; HESSIANS comes from
 {given.rows} rows of {len(pairs)} layers (blocks {", ".join(map(str, BLOCKS))}:
 {", ".join(LAYERS)}) are coded towards their own weights. *loss* is
 tr(E H Eᵀ) / tr(W H Wᵀ) on the calibration's tokens, beside that of the first line, the geometric
-mean; *bits* is of the file; time is of one thread. Lloyd-Max: five and six levels in turn, with the
-same rotation and feedback.
+mean; *bits* is of the file. Lloyd-Max: five and six levels in turn, with the same rotation and
+feedback.
 
 {report.table(head, rows)}
 """,
