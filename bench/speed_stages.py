@@ -183,6 +183,12 @@ def whole_calls(model: Path, folder: Path, peer: Libopus | None) -> dict[str, li
     def of_peer(name: str) -> float | None:
         return PEER_ROWS * 32 / medians({name: calls[name]}, 9)[name] if calls else None
 
+    # What isn't in the cache yet is compiled here, which takes time and memory.
+    warm = folder / "warm packed", folder / "warm plain"
+    for call, *there in (("compress", model, warm[0]), ("decompress", *warm)):
+        child(call, *there, 1)
+    for path in warm:
+        shutil.rmtree(path)
     measured: dict[str, list[Turn]] = {"compress": [], "decompress": []}
     for turn in range(TURNS):
         for call, name in (("compress", SEARCH), ("decompress", DECODE)):
