@@ -13,11 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import report
-
-ROOT = Path(__file__).resolve().parent.parent
+from timing import process_environment
 
 
 def calls() -> list[tuple[str, Callable[[], object]]]:
@@ -74,12 +72,10 @@ def measure() -> None:
 
 
 def child(cache: str) -> list[float]:
-    environment = os.environ | {
-        "NUMBA_CACHE_DIR": cache,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-    }
     command = [sys.executable, __file__, "--measure"]
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=process_environment(cache), check=True, capture_output=True, text=True
+    )
     return [float(line) for line in done.stdout.split()]
 
 

@@ -46,10 +46,9 @@ from pvq_ref.ranking import rank_unchecked
 from pvq_ref.searching import search_unchecked
 from pvq_ref.tensor import PVQTensor
 from tests.peers.libopus import Libopus, MissingError, build
-from timing import medians
+from timing import medians, process_environment
 
 Value = TypeVar("Value")
-ROOT = Path(__file__).resolve().parent.parent
 SEED = 20241016
 TURNS = 7  # of whole calls
 PEER_ROWS = 1 << 14
@@ -158,10 +157,9 @@ def stages(model: Path, packed: Path, folder: Path) -> tuple[dict[str, float], i
 
 def child(call: str, source: Path, target: Path, threads: int) -> tuple[float, float, float]:
     """Run a public call in a process: wall seconds, CPU seconds, MB above its imports."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", CHILD, call, str(source), str(target), str(threads)],
-        env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, text=True,
+        env=process_environment(), check=True, capture_output=True, text=True,
     )  # fmt: skip
     wall, own, peak = map(float, done.stdout.split())
     return wall, own, peak * 1024 / 1e6
@@ -238,11 +236,9 @@ def same_as_decoded(packed: Path, plain: Path) -> None:
 
 def wall_of(arguments: list[str], cache: str) -> float:
     """Return the wall seconds of the command line."""
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path} | ({"NUMBA_CACHE_DIR": cache} if cache else {})
-    begin = time.perf_counter()
     command = [sys.executable, "-m", "pvq_ref", *arguments]
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    begin = time.perf_counter()
+    subprocess.run(command, env=process_environment(cache), check=True, capture_output=True)
     return time.perf_counter() - begin
 
 

@@ -5,10 +5,13 @@ compared ran in turns. One thread is timed by the time that it ran itself (CPU t
 clock on the wall.
 """
 
+import os
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from statistics import geometric_mean, median
 
+ROOT = Path(__file__).resolve().parent.parent
 Contenders = Mapping[str, Callable[[], object]]
 
 
@@ -25,6 +28,16 @@ def medians(
             run()
             times[name].append(clock() - begin)
     return {name: median(values) for name, values in times.items()}
+
+
+def process_environment(cache: str = "") -> dict[str, str]:
+    """Return the environment of a process to be timed, with a cache of kernels of its own, if any.
+
+    Modules are kept as bytecode, as installing them does, whatever the caller's environment says.
+    """
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    own = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": ""}
+    return os.environ | own | ({"NUMBA_CACHE_DIR": cache} if cache else {})
 
 
 def against(rates: list[float], others: list[float]) -> str:

@@ -7,6 +7,7 @@ whole.
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from pvq_ref.parallel import map_over, thread_count
 from pvq_ref.plan import Plan, TensorPlan
 from pvq_ref.tensor import PVQTensor
 from pvq_ref.units import Note, Unit, get_tensor, open_source, reading, units_of
-from pvq_ref.workfolder import Piece, WorkFolder
+from pvq_ref.workfolder import WorkFolder
 
 CHUNK = 1 << 22  # bytes that are copied at a time
 FILES = 4  # weight files that are written at a time, at most
@@ -40,9 +41,9 @@ def entries_of(t: TensorPlan) -> list[tuple[str, str, tuple[int, ...]]]:
 class Assembly:
     """Puts the pieces of a plan together.
 
-    Parameters: model, plan; work, where all pieces are; whole, names of the tensors that were kept
-    whole; threads; adjust, what is done with whole tensors at the end. `notes` fills with what was
-    noted of these.
+    Parameters: model, plan; work, where all pieces are, or come; whole, names of the tensors that
+    are kept whole; threads; adjust, what is done with whole tensors at the end. `notes` fills with
+    what was noted of these.
     """
 
     def __init__(
@@ -63,8 +64,13 @@ class Assembly:
         """Return the units of a tensor."""
         return units_of(t, self._numbers[t.entry.name], t.entry.name in self._whole)
 
-    def write(self, out: Path, reports: Mapping[str, object]) -> dict[str, Header]:
-        """Write the output to a free name; return the headers of its weight files."""
+    def write(
+        self, out: Path, reports: Mapping[str, object] = MappingProxyType({})
+    ) -> dict[str, Header]:
+        """Write the output to a free name; return the headers of its weight files.
+
+        reports are JSON files that a folder gets besides.
+        """
         if self.model.is_folder:
             out.mkdir()
 
@@ -117,6 +123,7 @@ class Assembly:
     def _fields(self, t: TensorPlan) -> tuple[dict[str, object], Fields]:
         """Return the JSON object of a compressed tensor, and its fields in pieces."""
         units = self.units(t)
+        pieces = [(unit, self._work.wait(unit.name)) for unit in units]
         if t.entry.name in self._whole:
             found = get_tensor(self._work, units[0].name, t)
             assert found is not None
@@ -124,8 +131,6 @@ class Assembly:
             fields = {part: [getattr(tensor, part)] for part in metadata.PARTS}
             return metadata.object_of(tensor), fields
         assert t.coding is not None
-        pieces = [(unit, self._piece(unit)) for unit in units]
-
         held = [units[0].table(pieces[0][1])] if len(pieces) == 1 else None
 
         def tables() -> Iterator[Floats]:  # one block needn't be read again and again
@@ -141,11 +146,6 @@ class Assembly:
             "row_norm": map(end.row_norm, tables()),
             "levels": [end.levels],
         }
-
-    def _piece(self, unit: Unit) -> Piece:
-        found = self._work.get(unit.name)
-        assert found is not None
-        return found
 
 
 def _copied(reader: Reader, name: str) -> Iterator[NDArray[Any]]:

@@ -6,6 +6,7 @@ Composition: windows of the text, the walk through the blocks (`calibrate`), fee
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,8 @@ def compress_calibrated(
 
         assembly = Assembly(model, plan, work, method.whole, how.limits.threads, tuned)
         report = _report(plan, calibration, coder.losses, int(chosen.size))
-        return complete(assembly, target, state["source"], force, {REPORT: report}), report
+        write = partial(assembly.write, reports={REPORT: report})
+        return complete(assembly, target, state["source"], force, write), report
 
 
 def _slopes(

@@ -14,10 +14,12 @@ from pvq_ref import metadata, parsing
 from pvq_ref.assembly import write_around
 from pvq_ref.container import Reader, Writer, header_bytes, layout, read_header
 from pvq_ref.errors import IntegrityError, PVQError
+from pvq_ref.jit import load_ahead
 from pvq_ref.locking import locked
 from pvq_ref.memory import DEFAULT_MEMORY, Limits
 from pvq_ref.model import Model, open_model
 from pvq_ref.output import check_free, target_path, whole
+from pvq_ref.parallel import thread_count
 from pvq_ref.plan import Settings, make_plan
 from pvq_ref.running import Result, Run, check_target, run
 from pvq_ref.stored import decoded
@@ -88,6 +90,8 @@ def decompress(
     children, OutputError, and leaves nothing behind then.
     """
     limits = Limits(threads, max_memory)
+    if thread_count(threads) > 1:
+        load_ahead()
     model = open_model(fspath(src))
     parsed = {file: parsing.parse(header) for file, header in model.headers.items()}
     target = target_path(dst)

@@ -141,7 +141,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     with Bar(args, None, "token") as bar:
 
         def progress(name: str, done: int, total: int) -> None:
-            bar.bar.total = total
+            bar.expect(total)
             bar(name, done)
 
         report = evaluate(

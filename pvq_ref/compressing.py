@@ -244,7 +244,8 @@ def _compress(
         how = Run(limits, args.force, args.resume, bar, lambda line: note(args, line))
         result, report = _carry_out(args, model, plan, target, how)
     seconds = time.monotonic() - began
-    say(args, *_total_lines(plan, done=True), *_loss_lines(report), _time_line(result, seconds))
+    if not args.quiet:  # to plan embeddings for these lines takes a while
+        say(args, *_total_lines(plan, done=True), *_loss_lines(report), _time_line(result, seconds))
     emit(
         args,
         plan.as_json()

@@ -10,8 +10,9 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from functools import lru_cache, update_wrapper
+from importlib import import_module
 from pathlib import Path
-from threading import RLock
+from threading import RLock, Thread
 from typing import Any, TypeVar
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
@@ -92,6 +93,12 @@ class _Kernel:
 
 
 _KERNELS: list[_Kernel] = []
+
+
+def load_ahead() -> None:
+    """Import Numba in a thread, for a caller who has files to read before the first kernel."""
+    if not UNCOMPILED:
+        Thread(target=import_module, args=("pvq_ref.compiler",), daemon=True).start()
 
 
 def compilations() -> tuple[int, int]:

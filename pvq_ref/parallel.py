@@ -57,6 +57,19 @@ def map_over(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
+def read_ahead(items: Iterable[Item], count: int) -> Iterator[Item]:
+    """Yield items in their order, while a thread gets `count` >= 1 more of them ready."""
+    coming, end = iter(items), object()
+    with ThreadPoolExecutor(1) as pool:
+        pending = deque(pool.submit(next, coming, end) for _ in range(count))
+        try:
+            while (item := pending.popleft().result()) is not end:
+                pending.append(pool.submit(next, coming, end))
+                yield item  # type: ignore[misc]  # next gives an item or `end`
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
 def map_ranges(
     work: Callable[[int, int], Result], total: int, step: int, threads: int | None
 ) -> Iterator[Result]:

@@ -51,18 +51,26 @@ class Bar:
     """Progress on stderr, when that is a terminal: tensor, weights per second, time left."""
 
     def __init__(self, args: argparse.Namespace, total: int | None, unit: str = "W") -> None:
-        from tqdm import tqdm
+        self.bar: Any = None
+        if sys.stderr.isatty() and not args.quiet:
+            from tqdm import tqdm
 
-        hidden = True if args.quiet else None  # None: hidden unless stderr is a terminal
-        self.bar = tqdm(total=total, unit=unit, unit_scale=True, disable=hidden, leave=False)
+            self.bar = tqdm(total=total, unit=unit, unit_scale=True, leave=False)
 
     def __call__(self, name: str, weights: int) -> None:
         """Move on by some weights of a tensor."""
-        self.bar.set_description(name, refresh=False)
-        self.bar.update(weights)
+        if self.bar is not None:
+            self.bar.set_description(name, refresh=False)
+            self.bar.update(weights)
+
+    def expect(self, total: int) -> None:
+        """Set the total, once it is known."""
+        if self.bar is not None:
+            self.bar.total = total
 
     def __enter__(self) -> "Bar":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            self.bar.close()

@@ -6,6 +6,7 @@ together of them.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any
 
 from pvq_ref import __version__, output
 from pvq_ref.assembly import Assembly, entries_of
+from pvq_ref.container import Header
 from pvq_ref.errors import ArgumentError, ModelError, OutputError
 from pvq_ref.locking import locked
 from pvq_ref.memory import Limits
 from pvq_ref.model import Model
 from pvq_ref.output import check_free, partial_path, writing
+from pvq_ref.parallel import thread_count
 from pvq_ref.plan import Plan, Settings
 from pvq_ref.units import Method, Note, Progress, Unit, all_units, code_units, reading
 from pvq_ref.workfolder import Say, WorkFolder, source_state
@@ -26,6 +29,9 @@ from pvq_ref.workfolder import Say, WorkFolder, source_state
 
 def _silent(*_: object) -> None:
     pass
+
+
+Headers = dict[str, Header]
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,40 @@ def run(
             how.say(f"going on: {kept} of {len(units)} pieces are in {work.path}")
         if how.spread is not None:
             units = how.spread(units, work)
-        code_units(model, units, method, work, how.limits, how.progress)
         assembly = Assembly(model, plan, work, method.whole, how.limits.threads)
-        return complete(assembly, target, state["source"], how.force, reports)
+
+        def code(progress: Progress) -> None:
+            code_units(model, units, method, work, how.limits, progress)
+
+        def write(out: Path) -> Headers:
+            if thread_count(how.limits.threads) > 1:
+                return _write_meanwhile(assembly, out, reports, work, code, how.progress)
+            code(how.progress)
+            return assembly.write(out, reports)
+
+        return complete(assembly, target, state["source"], how.force, write)
+
+
+def _write_meanwhile(
+    assembly: Assembly,
+    out: Path,
+    reports: Mapping[str, object],
+    work: WorkFolder,
+    code: Callable[[Progress], None],
+    progress: Progress,
+) -> Headers:
+    """Write the output in a thread of its own, each tensor as soon as its pieces are coded."""
+    with ThreadPoolExecutor(1) as pool:
+        with work.filling():
+            headers = pool.submit(assembly.write, out, reports)
+
+            def checked_progress(name: str, weights: int) -> None:
+                if headers.done():
+                    headers.result()  # what went wrong there ends the coding too
+                progress(name, weights)
+
+            code(checked_progress)
+        return headers.result()
 
 
 def complete(
@@ -130,16 +167,17 @@ def complete(
     target: Path,
     source: object,
     force: bool,
-    reports: Mapping[str, object] = MappingProxyType({}),
+    write: Callable[[Path], Headers] | None = None,
 ) -> Result:
     """Put an output together of its pieces, and let it take its place.
 
-    source is what `source_state` said when the first of the pieces was made.
+    source is what `source_state` said when the first of the pieces was made; write is how to write
+    the output to a free name, `assembly.write` if None.
     """
     model, plan = assembly.model, assembly.plan
     out = partial_path(target) / "out"
     output.remove(out)
-    headers = assembly.write(out, reports)
+    headers = (write or assembly.write)(out)
     with reading(model.path):
         now = source_state(model)
     if now != source:

@@ -19,7 +19,7 @@ from pvq_ref.errors import CapacityError, DomainError
 from pvq_ref.memory import Limits
 from pvq_ref.metadata import PARTS
 from pvq_ref.packing import packed_size
-from pvq_ref.parallel import map_over
+from pvq_ref.parallel import map_over, read_ahead
 from pvq_ref.parsing import FileMetadata, check_hash
 from pvq_ref.tensor import DTYPES, PVQTensor, check_fields, round_to
 
@@ -103,4 +103,7 @@ def decoded(
         return name, start, round_to(x, np.dtype(DTYPES[t.dtype]))
 
     for threads, names in groupby(tensors, key=lambda name: ranges_of(name)[1]):
-        yield from map_over(work, read(names), threads)
+        ranges = read(names)
+        if threads > 1:
+            ranges = read_ahead(ranges, threads)
+        yield from map_over(work, ranges, threads)

@@ -3,18 +3,19 @@
 A piece of work (a block of rows, or a tensor) is one file, written whole or not at all, and ends in
 the SHA-256 of what is before it. So nothing needs to be in order: pieces may come from any process,
 a file that isn't whole doesn't count, and a piece that was made twice is the same twice. The output
-is put together from pieces at the very end. `state.json` says what they were made from and how;
-pieces name its hash.
+is put together from pieces alone, by a thread that may wait for them. `state.json` says what they
+were made from and how; pieces name its hash.
 """
 
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Condition
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,7 @@ class WorkFolder:
         self.path = partial_path(target)
         text = json.dumps(state, sort_keys=True)
         self._known: dict[str, Piece] = {}
+        self._changed, self._filling = Condition(), False
         kept = read_state(target)
         if not shared and os.path.lexists(self.path) and (kept is None or not resume):
             remove(self.path)
@@ -131,7 +133,9 @@ class WorkFolder:
         for part in parts:
             digest.update(part)
         self._write(name, [*parts, digest.digest()])
-        self._known[name] = Piece(self.path / name, json.loads(noted), len(noted))
+        with self._changed:
+            self._known[name] = Piece(self.path / name, json.loads(noted), len(noted))
+            self._changed.notify_all()
 
     def get(self, name: str) -> Piece | None:
         """Return a finished piece, or None; its hash is checked once."""
@@ -141,6 +145,26 @@ class WorkFolder:
                 return None
             self._known[name] = found
         return self._known[name]
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """Let other threads wait for pieces as long as the context lasts, in which they are put."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._filling = False
+                self._changed.notify_all()
+
+    def wait(self, name: str) -> Piece:
+        """Return a finished piece, at once or when it is put; raise OutputError if it won't be."""
+        self.get(name)
+        with self._changed:
+            self._changed.wait_for(lambda: name in self._known or not self._filling)
+            if name not in self._known:
+                raise OutputError(f"{self.path} must have the piece {name}")
+            return self._known[name]
 
     def _read(self, name: str) -> Piece | None:
         path = self.path / name

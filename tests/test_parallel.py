@@ -7,7 +7,7 @@ import time
 import pytest
 
 from pvq_ref.errors import DomainError
-from pvq_ref.parallel import map_ranges, thread_count
+from pvq_ref.parallel import map_ranges, read_ahead, thread_count
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -44,6 +44,44 @@ def test_threads_are_gone_afterwards():
     before = threading.active_count()
     list(map_ranges(lambda a, b: a, 10, 1, 4))
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("total", [0, 1, 20])
+def test_what_is_read_ahead_comes_in_order(total, count):
+    before, asked = threading.active_count(), []
+
+    def items():
+        for item in range(total):
+            asked.append(item)
+            yield item
+
+    for i, item in enumerate(read_ahead(items(), count)):
+        assert item == i
+        assert len(asked) <= i + 1 + count
+    assert len(asked) == total
+    assert threading.active_count() == before
+
+
+def test_an_error_in_reading_ahead_comes_in_its_place():
+    def items():
+        yield from range(5)
+        raise KeyError("five")
+
+    got = []
+    with pytest.raises(KeyError, match="five"):
+        for item in read_ahead(items(), 3):
+            got.append(item)  # a list would lose them
+    assert got == list(range(5))
+
+
+def test_reading_ahead_can_end_early():
+    before, items = threading.active_count(), iter(range(100))
+    ahead = read_ahead(items, 4)
+    assert next(ahead) == 0
+    ahead.close()
+    assert threading.active_count() == before
+    assert next(items) <= 6
 
 
 def test_all_threads_by_default():

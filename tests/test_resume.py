@@ -1,22 +1,27 @@
 """Interrupted compressions: what stays, what is used of it, and that the bytes are the same."""
 
+import errno
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from pvq_ref import compress, decompress, load, running
+from pvq_ref.assembly import Assembly
 from pvq_ref.errors import ModelError, NonFiniteError, OutputError, PVQError
 from pvq_ref.hessian_encoding import compress_with_hessians
 from pvq_ref.model import open_model
 from pvq_ref.plan import Settings
 from pvq_ref.verification import verify
+from pvq_ref.workfolder import WorkFolder
 from tests.models import MATRICES, files_of, make_file, make_folder, make_hessians, names_in, stamps
 
 PROGRAM = [sys.executable, "-m", "pvq_ref"]
@@ -53,11 +58,15 @@ def with_hessians(src, dst, **options):
     return compress_with_hessians(src, dst, src.parent / "h", settings, threads=1, **options)
 
 
-def without(src, dst, **options):
-    return compress(src, dst, 4, group=8, threads=1, **options)
+def without(src, dst, threads=1, **options):
+    return compress(src, dst, 4, group=8, threads=threads, **options)
 
 
-WAYS = {"data-free": without, "Hessians": with_hessians}
+def on_two_threads(src, dst, **options):
+    return without(src, dst, threads=2, **options)
+
+
+WAYS = {"data-free": without, "two threads": on_two_threads, "Hessians": with_hessians}
 
 
 def pieces(target):
@@ -91,6 +100,26 @@ def test_what_is_finished_is_kept_and_the_bytes_are_the_same(models, ref, tmp_pa
     WAYS[way](models / "m", tmp_path / "c", resume=True)
     assert files_of(tmp_path / "c") == ref[way]
     assert names_in(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize("is_put", [True, False])
+def test_a_thread_can_wait_for_a_piece(tmp_path, is_put):
+    work = WorkFolder(tmp_path / "c", {})
+    with pytest.raises(OutputError, match="must have the piece"):
+        work.wait("0")  # nobody is going to put it
+    with ThreadPoolExecutor(1) as pool:
+        with work.filling():
+            waiting = pool.submit(work.wait, "0")
+            work.put("1", [np.zeros(3)], {})
+            time.sleep(0.01)
+            assert not waiting.done()
+            if is_put:
+                work.put("0", [np.arange(3.0)], {})
+                assert np.array_equal(waiting.result().array(0, 3, float), np.arange(3.0))
+        if not is_put:
+            with pytest.raises(OutputError, match="must have the piece"):
+                waiting.result()
+    assert work.wait("1").note["name"] == "1"
 
 
 def test_losses_are_kept_with_their_tensors(models, tmp_path):
@@ -356,6 +385,30 @@ def test_a_full_disk_is_told_and_can_be_mended(big, tmp_path, size):
     assert names_in(tmp_path) == ["c.partial"]
     compress(source, tmp_path / "c", resume=True)
     assert (tmp_path / "c").read_bytes() == ref
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_output_that_fails_ends_the_coding(models, ref, tmp_path, monkeypatch, threads):
+    """On several threads it is written meanwhile: nobody has to wait for the last weight then."""
+    failed = threading.Event()
+
+    def failing(self, out, reports):
+        failed.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    def progress(name, weights):
+        assert threads == 1 or failed.wait(60)
+        time.sleep(0.05)  # the thread has yet to end
+        seen.append(name)
+
+    seen = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Assembly, "write", failing)
+        with pytest.raises(OutputError, match="Input/output error"):
+            without(models / "m", tmp_path / "c", threads, progress=progress)
+    assert len(seen) == len(MATRICES) if threads == 1 else len(seen) <= 1
+    without(models / "m", tmp_path / "c", threads, resume=True)
+    assert files_of(tmp_path / "c") == ref["data-free"]
 
 
 def test_a_disk_that_is_full_from_the_start_gets_nothing(models, tmp_path):
