@@ -1,7 +1,7 @@
 """A second process that compiles kernels too, the first time on a machine.
 
-Numba compiles one kernel at a time in a process. What searches take and what orders of vectors take
-are about equal parts, and neither needs the other.
+Numba compiles one kernel at a time in a process. What the exact search and the calls around it
+take, and what the orders of vectors and the other searches take, are about equal parts.
 """
 
 import subprocess
@@ -16,15 +16,15 @@ _CODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from pvq_ref.jit import compilations
-from pvq_ref.warmup import warm_up_orders
-warm_up_orders()
+from pvq_ref.warmup import warm_up_without_search
+warm_up_without_search()
 print(compilations()[0])
 """
 
 
 @contextmanager
 def accompanied(threads: int | None = None) -> Iterator[subprocess.Popen[bytes] | None]:
-    """Have the kernels of orders, and of rotations, compiled by a second process meanwhile.
+    """Have all kernels that need no exact search compiled by a second process meanwhile.
 
     Gives that process, which prints how many it compiled, or None where it is of no use: kernels
     are there, can't be kept, or threads (all by default) are too few. It ends with the context.

@@ -144,10 +144,10 @@ class Rows:
 
     def __init__(self, w: Floats, units: Floats, a: Allotment, levels: list[Floats]) -> None:
         self.w, self.units, self.levels = w, units, levels
-        shape = (len(w), a.grid.groups)
         self.points = [np.zeros((len(w), slot.part.n), np.int32) for slot in slots(a)]
-        self.fields = np.full(shape, UNCODED, np.int64)
-        self.gains = np.zeros((*shape, 2))
+        # Those of a slot lie side by side: kernels get contiguous arrays, of one type.
+        self.fields = np.full((a.grid.groups, len(w)), UNCODED, np.int64).T
+        self.gains = np.zeros((a.grid.groups, len(w), 2)).swapaxes(0, 1)
         self.error = w.copy()
 
     def part(self, start: int, stop: int) -> "Rows":

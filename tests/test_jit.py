@@ -138,7 +138,7 @@ def test_the_second_process_ends_with_the_work(monkeypatch):
 def test_a_second_process_leaves_less_to_compile(tmp_path):
     """Both parts of `warm_up` compile kernels that the other doesn't."""
     code = "import pvq_ref.warmup as w, pvq_ref.jit as j; w.{}(); print(j.compilations()[0])"
-    for part in ("warm_up_searches", "warm_up_orders"):
+    for part in ("warm_up_search", "warm_up_without_search"):
         cache = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / part)}
         command = [sys.executable, "-c", code.format(part)]
         done = subprocess.run(command, env=cache, capture_output=True, text=True, check=True)
