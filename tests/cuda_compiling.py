@@ -88,6 +88,11 @@ def main():
     for source in types:
         for size in (1, 8):
             cuda.matmul(run, array((512, size), source))
+    # Bases of 12, 28 and 344: the last one is too large for the kernel of moderate ones.
+    for source, width in zip(types, (384, 3584, 11008), strict=True):
+        mixed = cuda.upload(encoded(w[:, :width], 16, 12), threads=1)
+        assert (mixed.rotation.base is None) == (width == 11008)
+        cuda.matmul(mixed, array((width,), source))
     for source, target in zip(types, types, strict=True):
         cuda.matmul(t, array((cols,), source), array((2,), target))
     plain = cuda.upload(encoded(w[:, :64], 16, 12, rotate=False), threads=1)

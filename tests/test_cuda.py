@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pvq_ref import dequantize as cpu_dequantize
-from pvq_ref import quantize
+from pvq_ref import hadamard, quantize
 from pvq_ref.decoding import decode_groups
 from pvq_ref.errors import DeviceError, DomainError, DTypeError, ShapeError
 from pvq_ref.groups import parts
@@ -35,6 +35,7 @@ SIMULATED = import_module("pvq_ref.cuda.intrinsics").SIMULATED
 Kernel = import_module("pvq_ref.cuda.launching").Kernel
 product_kernels = import_module("pvq_ref.cuda.product_kernels")
 products = import_module("pvq_ref.cuda.products")
+signed_sums = import_module("pvq_ref.cuda.signed_sums")
 
 U = 2.0**-24
 
@@ -263,6 +264,49 @@ def test_activations_rotated_in_registers(n, cols, batch):
     check_product(t, got, x)
     assert np.array_equal(got, cuda.matmul(on_device, Placed(x)).copy_to_host())
     x[3, 0] = np.nan
+    got = cuda.matmul(on_device, Placed(x)).copy_to_host()
+    assert np.all(np.isnan(got[:, 0])) and np.all(np.isfinite(got[:, 1:]))
+
+
+@pytest.mark.parametrize(("paley", "q"), [(1, 3), (1, 11), (1, 19), (2, 13), (2, 17), (2, 73)])
+def test_sums_with_signs_in_the_code(paley, q):
+    """As many additions as the docstring says, or fewer where some of the 8 sums aren't used."""
+    matrix = hadamard.matrix(hadamard.Construction(paley, q))
+    done = []
+
+    class Builder:
+        def fadd(self, a, b):
+            done.append(1)
+            return a + b
+
+        def fsub(self, a, b):
+            done.append(1)
+            return a - b
+
+    order = len(matrix)
+    x = np.random.default_rng(q).integers(-(2**20), 2**20, order).tolist()
+    got = signed_sums._with_signs(Builder(), x, matrix.astype(int).tolist(), [0] * order)
+    assert got == (matrix @ x).tolist()
+    assert len(done) <= order * order // 4 + 3 * order
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # of the simulator's NumPy
+@pytest.mark.parametrize(("n", "cols", "batch"), [
+    (16, 384, 3), (32, 640, 1), (16, 896, 1), (32, 1152, 3), (16, 768, 1), (16, 1792, 1),
+    *(pytest.param(32, cols, 3, marks=pytest.mark.slow)
+      for cols in (1920, 3584, 4736, 15360, 24576, 28672)),
+])  # fmt: skip
+def test_activations_rotated_with_a_base(n, cols, batch):
+    """Bases of 12, 20, 28, 36, 60 and 148, one to four threads that share their sums."""
+    t = encoded(normal(1, cols), n, n, 0, 1, "blocked", True)
+    on_device = uploaded(t)
+    assert on_device.rotation.base == t.rotation.blocks[0].base
+    x = normal(cols, batch)
+    x[:, -1] *= 1e20
+    got = cuda.matmul(on_device, Placed(x)).copy_to_host()
+    check_product(t, got, x)
+    assert np.array_equal(got, cuda.matmul(on_device, Placed(x)).copy_to_host())
+    x[cols // 2, 0] = np.inf
     got = cuda.matmul(on_device, Placed(x)).copy_to_host()
     assert np.all(np.isnan(got[:, 0])) and np.all(np.isfinite(got[:, 1:]))
 

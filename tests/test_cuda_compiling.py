@@ -9,7 +9,7 @@ import pytest
 
 KERNELS = {
     "product", "general", "finish", "rotate", "expand", "expand_odd", "general_expand",
-    "narrow", "place_rows", "activations",
+    "narrow", "place_rows", "activations", "base_activations",
 }  # fmt: skip
 
 

@@ -34,18 +34,34 @@ from pvq_ref.cuda.rotation_kernels import (
 
 u32, u64, i32, f32 = numba.uint32, numba.uint64, numba.int32, numba.float32
 EACH = 16  # elements of a thread
+_STEPS = 4  # on them
 _ALL = 0xFFFFFFFF
 
 
 @device
-def sixteen(v, at):
-    """Take four steps on v[at : at + 16]."""
-    for s in range(4):
-        for p in range(8):
+def sylvester(v, at, steps):
+    """Take so many steps on the neighbours from v[at] on."""
+    for s in range(steps):
+        for p in range(1 << (steps - 1)):
             low = p & ((1 << s) - 1)
             i = at + 2 * (p - low) + low
             other = i + (1 << s)
             v[i], v[other] = v[i] + v[other], v[i] - v[other]
+
+
+@device
+def pack(v, at, up, packed, start, word, sixteens):
+    """Write v[at : at + 16], multiplied by up, as the column's words from `word` on.
+
+    start is where the column's words begin.
+    """
+    h0, l0 = quantize(v, u64(at), up)
+    h1, l1 = quantize(v, u64(at + 4), up)
+    h2, l2 = quantize(v, u64(at + 8), up)
+    h3, l3 = quantize(v, u64(at + 12), up)
+    four = (start + u64(packed_place(word, sixteens))) >> u64(2)
+    put_four(packed, four, (h0, h1, h2, h3))
+    put_four(packed, four + u64(4), (l0, l1, l2, l3))
 
 
 @device
@@ -114,7 +130,7 @@ def make_activations(steps: int, columns: int, sixteens: int, overlap: bool) -> 
         for c in range(columns):
             for j in range(EACH):
                 v[EACH * c + j] = v[EACH * c + j] * sign[j]
-            sixteen(v, EACH * c)
+            sylvester(v, EACH * c, _STEPS)
             for j in range(EACH):
                 at = pad(add(thread, u32(j * threads)))
                 z[add(u32(c * row), at)] = v[EACH * c + j]
@@ -129,7 +145,7 @@ def make_activations(steps: int, columns: int, sixteens: int, overlap: bool) -> 
                     at = pad(add(i, u32(u32(j) * step)))
                     v[EACH * c + j] = z[add(u32(c * row), at)]
             for c in range(columns):
-                sixteen(v, EACH * c)
+                sylvester(v, EACH * c, _STEPS)
                 for j in range(EACH):
                     at = pad(add(i, u32(u32(j) * step)))
                     z[add(u32(c * row), at)] = v[EACH * c + j]
@@ -139,7 +155,7 @@ def make_activations(steps: int, columns: int, sixteens: int, overlap: bool) -> 
                 at = pad(add(u32(thread << u32(4)), u32(j)))
                 v[EACH * c + j] = z[add(u32(c * row), at)]
         for c in range(columns):
-            sixteen(v, EACH * c)
+            sylvester(v, EACH * c, _STEPS)
             for e in range(extra):
                 across(v, EACH * c, z, u32(c * row), thread, 1 << e)
             most = i32(TINY)
@@ -153,12 +169,6 @@ def make_activations(steps: int, columns: int, sixteens: int, overlap: bool) -> 
                     largest[column] = float_of(u32(most))
                 up = f32(LARGEST) / float_of(u32(most))
                 start = u64(column) * u64(packed_step)
-                h0, l0 = quantize(v, u64(EACH * c), up)
-                h1, l1 = quantize(v, u64(EACH * c + 4), up)
-                h2, l2 = quantize(v, u64(EACH * c + 8), up)
-                h3, l3 = quantize(v, u64(EACH * c + 12), up)
-                four = start + u64(packed_place(u32(thread << u32(2)), u32(sixteens)))
-                put_four(packed, four >> u64(2), (h0, h1, h2, h3))
-                put_four(packed, (four >> u64(2)) + u64(4), (l0, l1, l2, l3))
+                pack(v, EACH * c, up, packed, start, u32(thread << u32(2)), u32(sixteens))
 
     return activations

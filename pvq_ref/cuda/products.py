@@ -12,6 +12,7 @@ import numpy as np
 
 from pvq_ref.cuda import dense
 from pvq_ref.cuda.activation_kernels import EACH, make_activations, run_words
+from pvq_ref.cuda.base_kernels import block_threads, make_base_activations, row_words
 from pvq_ref.cuda.coding import Image, Layout
 from pvq_ref.cuda.device import (
     DeviceArray,
@@ -30,6 +31,7 @@ from pvq_ref.cuda.product_kernels import edge_words, make_product
 from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
 from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
 from pvq_ref.errors import ShapeError
+from pvq_ref.hadamard import Construction
 
 PRODUCT_THREADS = 64 if SIMULATED else 512
 SIZES = (1, 2, 4, 8, 16)  # columns of the kernels
@@ -65,6 +67,15 @@ def _activation_kernel(steps: int, columns: int, sixteens: int, source: str) -> 
     function = make_activations(steps, columns, sixteens, can_overlap())
     name = f"activations {steps} {columns} {sixteens} {can_overlap()}"
     return Kernel(name, function, arguments, (1 << steps) // EACH, words)
+
+
+@lru_cache(64)
+def _base_kernel(base: Construction, run: int, sixteens: int, source: str) -> Kernel:
+    arguments = (source, _U, _U, _WORDS, _F, _F, _WORDS, _U)
+    function = make_base_activations(base, run.bit_length() - 1, sixteens, can_overlap())
+    name = f"base activations {base} {run} {sixteens} {can_overlap()}"
+    threads = block_threads(run, base.order)[1]
+    return Kernel(name, function, arguments, threads, row_words(run * base.order))
 
 
 def rotation_shared(words: int) -> int:
@@ -116,10 +127,8 @@ class Plan:
 
     def __init__(self, t: DeviceTensor, batch: int, source: str, target: str, stream: int) -> None:
         size = next(size for size in SIZES if size >= batch)
-        self.x = DeviceArray((size, t.cols), np.float32, stream)
         self.largest = DeviceArray(size, np.float32, stream)
         self.packed = DeviceArray((size, max(1, packing(t)[0])), np.uint32, stream)
-        self.x.clear(stream)
         self.packed.clear(stream)
         self.largest.clear(stream)
         self._pair = 0  # bytes of an element of two columns that one block rotates
@@ -159,6 +168,13 @@ class Plan:
                 (0, 0, 0, r.signs, r.factors, self.largest, self.packed, packed_step, batch, 0),
                 -(-batch // columns), overlap=can_overlap(),
             )  # fmt: skip
+        if t.tree is not None and not t.general and r.base is not None:
+            return _base_kernel(r.base, t.cols // r.base.order, sixteens, source).bind(
+                (0, 0, 0, r.flips, r.factors, self.largest, self.packed, packed_step),
+                batch, overlap=can_overlap(),
+            )  # fmt: skip
+        self.x = DeviceArray((*self.largest.shape, t.cols), np.float32, stream)
+        self.x.clear(stream)
         words = padded(t.cols)
         kernel = rotation_kernel(True, words, (source, _F), r.single, keep=bool(t.general))
         self._scratch = DeviceArray(

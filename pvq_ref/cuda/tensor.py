@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvq_ref.counting import count
+from pvq_ref.cuda.base_kernels import TOGETHER, is_moderate
 from pvq_ref.cuda.coding import QUAD, Image, Layout, encode, image, planes
 from pvq_ref.cuda.device import DeviceArray, shared_words
 from pvq_ref.cuda.tree import Tree
 from pvq_ref.decoding import decode_groups
 from pvq_ref.errors import DomainError
 from pvq_ref.groups import Part, parts, rows_per_range
-from pvq_ref.hadamard import matrix, transposed
+from pvq_ref.hadamard import Construction, matrix, transposed
 from pvq_ref.packing import unpack_from
 from pvq_ref.parallel import map_ranges
 from pvq_ref.ranking import rank_unchecked
@@ -95,7 +96,11 @@ class GeneralPart:
 
 @dataclass(frozen=True)
 class DeviceRotation:
-    """What the rotation's kernel needs: see `rotation_kernels.make_rotation`."""
+    """What the rotation's kernels need: see `rotation_kernels.make_rotation`.
+
+    flips are the signs for `base_kernels`: of each place of a run and each TOGETHER lines a word,
+    whose bit j says whether the sign in the j-th of these lines is -1.
+    """
 
     signs: DeviceArray
     segments: DeviceArray
@@ -104,6 +109,8 @@ class DeviceRotation:
     transposed: DeviceArray
     count: int
     single: tuple[int, int, int] | None  # columns, length of a run and order of the only segment
+    base: Construction | None = None  # of a rotation that `base_kernels` takes
+    flips: DeviceArray | None = None
 
 
 @dataclass(frozen=True)
@@ -254,6 +261,13 @@ def _general_part(t: PVQTensor, part: Part, threads: int | None) -> GeneralPart:
     )  # fmt: skip
 
 
+def _flips(sign: NDArray[np.float64], order: int) -> NDArray[np.uint32]:
+    """Return the words of `DeviceRotation.flips` (pieces, run)."""
+    bits = (sign.reshape(order, -1) < 0).astype(np.uint32)
+    bits <<= (np.arange(order, dtype=np.uint32) % TOGETHER)[:, None]
+    return np.bitwise_or.reduceat(bits, np.arange(0, order, TOGETHER), axis=0)
+
+
 def _rotation(rotation: Rotation | None, cols: int) -> DeviceRotation:
     """Return a rotation's tables; without a rotation, those of none."""
     if rotation is None:
@@ -268,23 +282,28 @@ def _rotation(rotation: Rotation | None, cols: int) -> DeviceRotation:
     factors: list[float] = []
     bases: list[NDArray[np.int8]] = []
     back: list[NDArray[np.int8]] = []
-    first = base = 0
+    first = begin = 0
     for block in rotation.blocks:
         size, order = block.count * block.order, block.base.order
-        segments.append((first, size, block.order // order, order, base))
+        segments.append((first, size, block.order // order, order, begin))
         factors.append(1 / np.sqrt(block.order))
         bases.append(matrix(block.base).astype(np.int8).reshape(-1))
         back.append(transposed(block.base).astype(np.int8).reshape(-1))
-        first, base = first + size, base + order * order
+        first, begin = first + size, begin + order * order
+    sign = signs(rotation.seed, cols)
+    single = segments[0][1:4] if len(segments) == 1 else None
+    base, flips = None, None
+    if single is not None and is_moderate(*single):
+        base = rotation.blocks[0].base
+        flips = DeviceArray.of(_flips(sign, base.order))
     return DeviceRotation(
-        DeviceArray.of(signs(rotation.seed, cols).astype(np.float32)),
+        DeviceArray.of(sign.astype(np.float32)),
         DeviceArray.of(np.array(segments, np.uint32)),
         DeviceArray.of(np.array(factors, np.float32)),
         DeviceArray.of(np.concatenate(bases)),
         DeviceArray.of(np.concatenate(back)),
-        len(segments),
-        segments[0][1:4] if len(segments) == 1 else None,
-    )
+        len(segments), single, base, flips,
+    )  # fmt: skip
 
 
 def upload(t: PVQTensor, *, threads: int | None = None) -> DeviceTensor:
