@@ -39,7 +39,7 @@ test-boundscheck: $(VENV)/.installed-test ## run the marked tests with checks of
 	NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -m uncompiled
 
 test-cuda: $(VENV)/.installed-test ## run the tests of pvq_ref.cuda in Numba's simulator, without a device
-	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_cuda_tree.py tests/test_gpu_bench.py
+	NUMBA_ENABLE_CUDASIM=1 $(BIN)/python -m pytest tests/test_cuda.py tests/test_cuda_tree.py tests/test_cuda_fixed.py tests/test_gpu_bench.py
 	NUMBA_ENABLE_CUDASIM=1 NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -m uncompiled tests/test_cuda_tree.py
 	NUMBA_ENABLE_CUDASIM=1 NUMBA_BOUNDSCHECK=1 $(BIN)/python -m pytest -m uncompiled tests/test_cuda_tree.py
 

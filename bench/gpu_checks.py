@@ -20,11 +20,11 @@ class Wrong(Exception):
     """A result isn't what it must be."""
 
 
-def uploaded(t: PVQTensor) -> DeviceTensor:
+def uploaded(t: PVQTensor, form: str = "tree") -> DeviceTensor:
     """Upload a tensor; that a path is slow is no news here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SlowPathWarning)
-        return cuda.upload(t)
+        return cuda.upload(t, form=form)
 
 
 def activations(cols: int, batch: int) -> np.ndarray[Any, Any]:

@@ -119,7 +119,7 @@ class Reference:
             steps = max(log2(block.order) + block.base.order for block in rotation.blocks)
         largest, size = np.abs(turned).max(axis=1), np.linalg.norm(x, axis=0)
         ones, norms = self.norms
-        m, g = steps + 3, self.t.grid.groups
+        m, g = steps + 3, max(self.t.grid.groups, self.t.grid.cols / 16)
         bound = ones * (largest / 65278 + (m + 1) * U * size) + (g + 12) * U * norms * size
         if x.shape[1] > 16:
             bound = bound + 2.0**-10 * norms * size

@@ -12,7 +12,7 @@ import numpy as np
 
 from guide_figures import BLUE, FOLDER, GREEN, GREY, INK, ORANGE, PALE, Canvas
 from pvq_ref import search
-from pvq_ref.cuda.coding import Layout, encode
+from pvq_ref.cuda.coding import TreeLayout, encode
 from pvq_ref.cuda.tree import LEAF, Split, Tree
 
 K, GAIN_BITS, GAIN, SEED = 28, 3, 4, 3
@@ -39,7 +39,7 @@ def _bits(code: int, width: int) -> str:
 def figure() -> str:
     """Return the figure of the integers that the search finds for 16 normal numbers."""
     tree = Tree(16, K, 15)
-    layout = Layout(tree, GAIN_BITS)
+    layout = TreeLayout(tree, GAIN_BITS)
     y = search(np.random.default_rng(SEED).standard_normal((1, 16)), K)
     code = int(encode(y, tree)[0][0, 1])
     canvas = Canvas(980, 430, (20, 410), (1, 1))

@@ -30,8 +30,13 @@ def _per(one: float | None, other: float | None) -> float | None:
     return None if one is None or other is None else one / other
 
 
+def _form(row: dict[str, Any]) -> str:
+    """Return what is said of the form in which groups were uploaded."""
+    return "" if row["form"] == "tree" else f", {row['form']}"
+
+
 def _line(row: dict[str, Any]) -> list[str]:
-    name = f"{row['rate']} n = {row['n']}"
+    name = f"{row['rate']} n = {row['n']}" + _form(row)
     if "failure" in row:
         return [name, str(row["batch"]), row["failure"], *[""] * 7]
     us = row["us"]
@@ -61,7 +66,7 @@ def _rates(rows: list[dict[str, Any]]) -> str:
     lines = {}
     for row in rows:
         if "failure" not in row:
-            lines[row["rows"], row["cols"], row["rate"], row["n"]] = [
+            lines[row["rows"], row["cols"], row["rate"], row["n"], row["form"]] = [
                 f"{row['rows']} × {row['cols']}", f"{row['n']}", f"{row['k']}",
                 f"{row['gain_bits']}",
                 f"{row['coded']:.3f}", f"{row['file']:.3f}", f"{row['device']:.3f}", row["path"],
@@ -130,14 +135,16 @@ Made by `{found["command"]}`, in {found["seconds"]:.0f} s. {machine}.
 Medians of at least five, contenders in turn; {_methods(rows)}.
 Copies of W of more than 150 MB together take turns, so that none is found in the cache.
 
-- *bits* is the coded rate, indices and gains; the table of rates has the others.
+- *bits* is the coded rate, indices and gains; the table of rates has the others. *fixed* is the
+  form of that name in `pvq_ref.cuda.upload`, integers of fixed width, and what has no such name
+  the tree code, or the general path where that can't hold the groups.
 - *half* is PyTorch's product in half precision, the faster of W x with x (cols, batch) and x Wᵀ
   with x (batch, cols). *half / ours* above 1 means that the compressed product is faster.
 - *4 bits* is PyTorch's product of bfloat16 with four-bit integers in groups of 128 (tinygemm,
   `_weight_int4pack_mm`), 4.25 bits per weight.
-- *no rotation* multiplies by W' (spec section 6), the same groups without the rotation of x. Where
-  it takes longer than the whole, x went through the kernel for any rotation, which is slower than
-  that for rows of one run.
+- *no rotation* multiplies by W' (spec section 6), the same groups without the rotation of x. It
+  takes longer than the whole where x is only packed by the kernel for any rotation, which is
+  slower than the others.
 - *of memory limit*: the time in which a copy within the device's memory moves as many bytes as the
   tensor has there, over ours. A copy reads and writes: {bandwidth}.
 

@@ -9,22 +9,40 @@ from matplotlib.figure import Figure
 
 from gpu_page import half
 
-MARKS = {16: "o", 32: "s"}
-COLORS = {2.25: "#1b7f4d", 3.25: "#1f77b4"}
+MARKS = {16: "o", 32: "s", 64: "^"}
+COLORS = {
+    (2.25, "tree"): "#1b7f4d", (3.25, "tree"): "#1f77b4", (3.25, "fixed"): "#7b3294",
+    (4.25, "fixed"): "#c51b7d",
+}  # fmt: skip
 INK, ORANGE = "#222222", "#d95f02"
+
+
+Kind = tuple[float, int, str]  # rate, n, form
+
+
+def _kind(row: dict[str, Any]) -> Kind:
+    return row["rate"], row["n"], row["form"]
+
+
+def _kinds(rows: list[dict[str, Any]]) -> list[Kind]:
+    """Return the kinds that are drawn, in the order of the rows."""
+    found = dict.fromkeys(_kind(row) for row in rows)
+    return [one for one in found if (one[0], one[2]) in COLORS and one[1] in MARKS]
+
+
+def _style(kind: Kind) -> dict[str, Any]:
+    rate, n, form = kind
+    label = f"{rate} bits, n = {n}" + ("" if form == "tree" else f", {form}")
+    return {"label": label, "color": COLORS[rate, form], "marker": MARKS[n]}
 
 
 def _batches(axes: Axes, rows: list[dict[str, Any]]) -> None:
     """Draw times of the first shape against the batch."""
     shape = rows[0]["rows"], rows[0]["cols"]
     mine = [row for row in rows if (row["rows"], row["cols"]) == shape]
-    for rate, n in dict.fromkeys((row["rate"], row["n"]) for row in mine):
-        if rate in COLORS:
-            points = [
-                (r["batch"], r["us"]["pvq"]) for r in mine if (r["rate"], r["n"]) == (rate, n)
-            ]
-            style = {"color": COLORS[rate], "marker": MARKS[n], "markersize": 4}
-            axes.plot(*zip(*points, strict=True), label=f"{rate} bits, n = {n}", **style)
+    for kind in _kinds(mine):
+        points = [(row["batch"], row["us"]["pvq"]) for row in mine if _kind(row) == kind]
+        axes.plot(*zip(*points, strict=True), markersize=4, **_style(kind))
     rivals = {row["batch"]: row for row in mine}
     points = [(b, half(row)) for b, row in sorted(rivals.items()) if half(row) is not None]
     if points:
@@ -46,15 +64,14 @@ def _batches(axes: Axes, rows: list[dict[str, Any]]) -> None:
 def _speeds(axes: Axes, rows: list[dict[str, Any]]) -> None:
     """Draw, for all shapes at batch 1, how many times faster than half precision."""
     shapes = list(dict.fromkeys((row["rows"], row["cols"]) for row in rows))
-    for rate, n in dict.fromkeys((row["rate"], row["n"]) for row in rows):
+    for kind in _kinds(rows):
         points = [
             (shapes.index((row["rows"], row["cols"])), (half(row) or 0) / row["us"]["pvq"])
             for row in rows
-            if (row["rate"], row["n"], row["batch"]) == (rate, n, 1) and rate in COLORS
+            if _kind(row) == kind and row["batch"] == 1
         ]
         if points:
-            style = {"color": COLORS[rate], "marker": MARKS[n], "linestyle": "none"}
-            axes.plot(*zip(*points, strict=True), label=f"{rate} bits, n = {n}", **style)
+            axes.plot(*zip(*points, strict=True), linestyle="none", **_style(kind))
     axes.axhline(1, color=INK, linestyle="--", linewidth=1)
     axes.set_xticks(range(len(shapes)), [f"{r}\n× {c}" for r, c in shapes], fontsize=8)
     axes.set_xlim(-0.5, len(shapes) - 0.5)

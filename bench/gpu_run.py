@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,7 @@ from gpu_checks import (
 )
 from gpu_data import Reference, copied, normal_tensor, nothing_rotated, repeated, unrotated
 from gpu_device import copies
-from gpu_work import RESERVE, SIZES, Record, Round, Work
+from gpu_work import RESERVE, Kind, Record, Round, Work
 from pvq_ref import cuda
 
 
@@ -65,22 +66,23 @@ class Bench:
             self.bases[key] = Reference(normal_tensor(self.todo.base, cols, rate, n))
         return self.bases[key]
 
-    def prepare(self, one: Round) -> dict[int, Any]:
-        """Return (reference, tensor on the device), or what went wrong, for both group sizes."""
-        made: dict[int, Any] = {}
-        for n in SIZES:
+    def prepare(self, one: Round) -> dict[Kind, Any]:
+        """Return (reference, tensor on the device), or what went wrong, for each kind."""
+        made: dict[Kind, Any] = {}
+        for kind in one.kinds:
             try:
-                base = self.base(one.cols, one.rate, n)
-                made[n] = base, uploaded(repeated(base.t, one.rows // self.todo.base))
+                base = self.base(one.cols, one.rate, kind.n)
+                big = repeated(base.t, one.rows // self.todo.base)
+                made[kind] = base, uploaded(big, kind.form)
             except Exception as error:
-                made[n] = error
+                made[kind] = error
         return made
 
-    def right(self, one: Round, made: dict[int, Any]) -> dict[int, Any]:
+    def right(self, one: Round, made: dict[Kind, Any]) -> dict[Kind, Any]:
         """Return the tensors of a round that all checks found right."""
         found = {}
-        for n, pair in made.items():
-            name = f"{one.name}, n = {n}"
+        for kind, pair in made.items():
+            name = f"{one.name}, {kind.name}"
             if isinstance(pair, Exception):
                 self.attempt(f"{name}, upload", partial(_throw, pair))
                 continue
@@ -92,27 +94,27 @@ class Bench:
                 if not self.is_late()
             ]
             if all(good):
-                found[n] = pair
+                found[kind] = pair
         return found
 
-    def time_round(self, one: Round, found: dict[int, Any]) -> None:
+    def time_round(self, one: Round, found: dict[Kind, Any]) -> None:
         """Time all batches of a round."""
         tensors, plain = {}, nothing_rotated(one.cols)
-        for n, (_, d) in found.items():
+        for kind, (_, d) in found.items():
             all_ = [d, *(copied(d) for _ in range(copies(d.nbytes) - 1))]
-            tensors[n] = all_, [unrotated(one_, plain) for one_ in all_]
+            tensors[kind] = all_, [unrotated(one_, plain) for one_ in all_]
         for batch in one.batches:
             if self.is_late():
                 self.record.left_out.append(f"{one.name}, batch {batch}")
                 continue
             what = f"{one.name}, batch {batch}"
             rivals = self.attempt(f"{what}, rivals", partial(self.rivals, one, batch))
-            for n in SIZES:
+            for kind in one.kinds:
                 row = None
-                if n in found:
-                    case = partial(self.time_case, one, batch, *found[n], *tensors[n], rivals)
-                    row = self.attempt(f"{what}, n = {n}", case)
-                identity = {"rows": one.rows, "cols": one.cols, "rate": one.rate, "n": n}
+                if kind in found:
+                    case = partial(self.time_case, one, batch, *found[kind], *tensors[kind], rivals)
+                    row = self.attempt(f"{what}, {kind.name}", case)
+                identity = {"rows": one.rows, "cols": one.cols, "rate": one.rate} | asdict(kind)
                 failed = {"failure": "failed; see below"} if row is None else row
                 self.record.rows.append(identity | {"batch": batch} | failed)
 
@@ -140,7 +142,7 @@ class Bench:
             return [partial(cuda.matmul, t, x, out=out, stream=number) for t in tensors]
 
         own = {"pvq": calls(rotated, out), "pvq, no rotation": calls(plain, other)}
-        is_slow = d.tree is None
+        is_slow = d.fast is None
         rivals = rivals or {}
         if is_slow:
             timed = self.device.measure(own, few=True) | self.device.measure(rivals)
@@ -153,12 +155,13 @@ class Bench:
         row = {
             "k": t.allotment.k, "gain_bits": t.allotment.gain_bits, "coded": t.rates.coded,
             "file": 8 * _file_bytes(t, d.rows) / (d.rows * d.cols), "device": d.bits_per_weight,
-            "nbytes": d.nbytes, "path": "general" if is_slow else "tree", "copies": len(rotated),
+            "nbytes": d.nbytes, "path": "general" if is_slow else d.fast.layout.name,
+            "copies": len(rotated),
             "us": {name: 1e6 * one_.seconds for name, one_ in timed.items()},
             "methods": {name: one_.method for name, one_ in timed.items()},
         }  # fmt: skip
         us = row["us"]
-        self.say(f"{one.name} n={t.grid.n} batch {batch}: " + ", ".join(
+        self.say(f"{one.name} n={t.grid.n} {row['path']} batch {batch}: " + ", ".join(
             f"{name} {value:.1f}" for name, value in us.items()))  # fmt: skip
         return row
 

@@ -56,10 +56,15 @@ CASES = {
     "7": ((2, 28), 7, 9, 0, 0, "opus", True, False),
     "8": ((3, 32), 8, 12, 0, 1, "blocked", True, False),
     "64": ((2, 128), 64, 60, 0, 1, "blocked", True, False),
-    "64, spikes": ((2, 64), 64, 150, 0, 1, "fischer", False, True),
-    "16, more than a tree holds": ((2, 32), 16, 90, 0, 1, "blocked", False, False),
+    "64, large spikes": ((2, 64), 64, 150, 0, 1, "fischer", False, True),
+    "16, more than a tree holds": ((2, 64), 16, 90, 0, 1, "blocked", False, False),
+    "16, twice as many": ((2, 64), 16, 130, 0, 3, "blocked", True, False),
+    "64, spikes, tail": ((2, 152), 64, 100, 3, 2, "opus", False, True),
     "one column": ((4, 1), 1, 3, 0, 2, "fischer", False, False),
 }
+
+FIXED = [name for name, case in CASES.items() if case[1] in (16, 32, 64)]
+FORMS = [*((name, "tree") for name in CASES), *((name, "fixed") for name in FIXED)]
 
 
 def normal(*shape):
@@ -74,17 +79,17 @@ def weights(rows, cols, n, spikes):
     return w
 
 
-def uploaded(t):
+def uploaded(t, form="tree"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", cuda.SlowPathWarning)
-        return cuda.upload(t, threads=1)
+        return cuda.upload(t, form=form, threads=1)
 
 
 @cache
-def case(name):
+def case(name, form="tree"):
     shape, n, k, tail_k, gain_bits, order, rotate, spikes = CASES[name]
     t = encoded(weights(*shape, n, spikes), n, k, tail_k, gain_bits, order, rotate)
-    return t, uploaded(t)
+    return t, uploaded(t, form)
 
 
 def integers(t):
@@ -119,7 +124,7 @@ def product_bound(t, x):
     w = rotated_rows(t)
     largest, size = np.abs(turned(t, x)).max(axis=0, initial=0), np.linalg.norm(x, axis=0)
     rows, ones = np.linalg.norm(w, axis=1)[:, None], np.abs(w).sum(axis=1)[:, None]
-    m, g = steps(t) + 3, t.grid.groups
+    m, g = steps(t) + 3, max(t.grid.groups, t.grid.cols / 16)
     bound = ones * (largest / 65278 + (m + 1) * U * size) + (g + 12) * U * rows * size
     if x.shape[1] > 16:  # may go through binary16
         bound = bound + 2.0**-10 * rows * size
@@ -139,9 +144,9 @@ def check_product(t, got, x, rounding=0.0):
 # ---------------------------------------------------------------- integers
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_integers_are_those_of_the_file(name):
-    t, on_device = case(name)
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_integers_are_those_of_the_file(name, form):
+    t, on_device = case(name, form)
     got = cuda.unrank(on_device)
     assert got.shape == (t.grid.rows, t.grid.cols) and got.dtype == np.int32
     assert np.array_equal(got.copy_to_host(), integers(t))
@@ -179,19 +184,23 @@ def place():
 
 
 def test_cases_cover_both_paths_and_groups_without_a_code():
-    assert case("16")[1].tree.odd.nbytes == 0
-    assert case("16, spikes")[1].tree.odd_starts[-1] >= 6
-    assert case("32, spikes, tail")[1].tree.odd_starts[-1] >= 3
+    assert case("16")[1].fast.odd.nbytes == 0
+    assert case("16, spikes")[1].fast.odd_starts[-1] >= 6
+    assert case("32, spikes, tail")[1].fast.odd_starts[-1] >= 3
     assert len(case("32, spikes, tail")[1].general) == 1
-    assert case("16, more than a tree holds")[1].tree is None
-    assert np.abs(integers(case("64, spikes")[0])).max() > 127
+    assert case("64, spikes, tail")[1].fast.odd_starts[-1] >= 4
+    assert case("64, large spikes")[1].fast is None
+    widths = {"16": 4, "32": 4, "64": 4, "16, more than a tree holds": 5, "16, twice as many": 6}
+    for name, width in widths.items():
+        assert case(name, "fixed")[1].fast.layout.width == width
+    assert np.abs(integers(case("64, large spikes")[0])).max() > 127
 
 
 @pytest.mark.parametrize("gain_bits", range(9))
 def test_integers_and_levels_for_all_gain_bits(gain_bits):
     t = encoded(normal(2, 32), 16, 9, gain_bits=gain_bits, rotate=False)
     on_device = uploaded(t)
-    assert (on_device.tree is None) == (gain_bits == 8)
+    assert (on_device.fast is None) == (gain_bits == 8)
     assert np.array_equal(cuda.unrank(on_device).copy_to_host(), integers(t))
     check_dequantized(t, cuda.dequantize(on_device, np.float32))
 
@@ -225,9 +234,9 @@ def test_a_tensor_of_three_dimensions():
 # ---------------------------------------------------------------- products
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_products_are_within_the_bound(name):
-    t, on_device = case(name)
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_products_are_within_the_bound(name, form):
+    t, on_device = case(name, form)
     x = normal(t.grid.cols, 2)
     got = cuda.matmul(on_device, Placed(x))
     assert isinstance(got, cuda.DeviceArray) and got.dtype == np.float32
@@ -325,9 +334,9 @@ def test_activations_in_tiles_and_little_room(monkeypatch, n, cols, room):
     w[:, n : 5 * n : n] *= 1e4
     t = encoded(w, n, 2 * n, gain_bits=1, rotate=False)
     on_device = uploaded(t)
-    assert on_device.tree.odd_starts[-1] >= 17
-    edges = product_kernels.edge_words(on_device.tree.layout.rows)
-    words = 256 + on_device.tree.image.size + 32 + edges + 8 * n * room
+    assert on_device.fast.odd_starts[-1] >= 17
+    edges = product_kernels.edge_words(on_device.fast.layout.rows)
+    words = 256 + on_device.fast.image.size + 32 + edges + 8 * n * room
     monkeypatch.setattr(products, "shared_words", lambda: words)
     # Kernels that are kept take as much shared memory as the device has.
     monkeypatch.setattr(products, "_product_kernel", products._product_kernel.__wrapped__)
@@ -341,7 +350,7 @@ def test_activations_in_tiles_and_little_room(monkeypatch, n, cols, room):
 @pytest.mark.parametrize("size", products.SIZES)
 def test_what_a_block_keeps_fits_a_small_shared_memory(monkeypatch, n, size):
     on_device = uploaded(encoded(normal(400, 2 * n), n, 6 if n == 16 else 24, rotate=False))
-    shared = 256 + on_device.tree.image.size + 5120
+    shared = 256 + on_device.fast.image.size + 5120
     monkeypatch.setattr(products, "shared_words", lambda: shared)
     monkeypatch.setattr(products, "PRODUCT_THREADS", 512)
     plan = products.Plan(on_device, size, "float32", "float32", 0)
@@ -488,9 +497,9 @@ def check_dequantized(t, got):
     assert np.all(np.abs(found - ref) <= bound)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_weights_are_within_the_bound(name):
-    t, on_device = case(name)
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_weights_are_within_the_bound(name, form):
+    t, on_device = case(name, form)
     got = cuda.dequantize(on_device, np.float32)
     assert got.dtype == np.float32
     check_dequantized(t, got)
@@ -596,8 +605,8 @@ def test_norms_out_of_range(exponent):
 def test_whole_groups_on_the_general_path_come_with_a_warning():
     with pytest.warns(cuda.SlowPathWarning, match=r"n = 8, k = 7 take the general path"):
         cuda.upload(encoded(normal(2, 16), 8, 7))
-    with pytest.warns(cuda.SlowPathWarning, match=r"n = 16, k = 90"):
-        cuda.upload(encoded(normal(2, 16), 16, 90))
+    with pytest.warns(cuda.SlowPathWarning, match=r"n = 16, k = 900"):
+        cuda.upload(encoded(normal(2, 16), 16, 900))
 
 
 def test_tails_on_the_general_path_come_without_one():
@@ -606,14 +615,42 @@ def test_tails_on_the_general_path_come_without_one():
         cuda.upload(encoded(normal(2, 40), 16, 12, 5))
 
 
-def test_many_groups_without_a_code_take_the_general_path():
+@pytest.mark.parametrize(("k", "found"), [(30, "fixed"), (40, None)])
+def test_many_groups_without_a_code_take_another_path(k, found):
+    """Each group has a coordinate with all pulses: six bits hold 30, nothing fast 40."""
     w = weights(16, 128, 16, spikes=True)
     w[:, ::16] = 1e4
-    t = encoded(w, 16, 30, rotate=False)
-    with pytest.warns(cuda.SlowPathWarning):
-        on_device = cuda.upload(t)
-    assert on_device.tree is None
+    t = encoded(w, 16, k, rotate=False)
+    on_device = uploaded(t)
+    assert (on_device.fast and on_device.fast.layout.name) == found
     assert np.array_equal(cuda.unrank(on_device).copy_to_host(), integers(t))
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "form", "found"),
+    [(16, 20, "tree", "tree"), (16, 20, "fixed", "fixed"), (32, 200, "tree", "fixed"),
+     (64, 100, "tree", "fixed")],
+)  # fmt: skip
+def test_the_form_that_is_asked_for_comes_first(n, k, form, found):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        on_device = cuda.upload(encoded(normal(2, 64), n, k), form=form)
+    assert on_device.fast.layout.name == found
+
+
+def test_few_groups_may_be_apart_from_integers_of_fixed_width():
+    """Four of any number, and one in 128; more take a bit more, all the others with them."""
+    for apart, width in ((4, 4), (6, 4), (7, 5)):
+        w = np.tile(normal(16), (256, 1))  # k = 16: nowhere more than 7
+        w[:apart, 0] = 100  # 16 pulses
+        on_device = uploaded(encoded(w, 16, 12, rotate=False), "fixed")
+        assert on_device.fast.layout.width == width
+        assert on_device.fast.odd_starts[-1] == (apart if width == 4 else 0)
+
+
+def test_an_unknown_form():
+    with pytest.raises(DomainError, match="form must be one of tree, fixed, got 'dense'"):
+        cuda.upload(small()[0], form="dense")
 
 
 def test_what_quantize_makes_takes_the_fast_path():

@@ -15,7 +15,7 @@ from pvq_ref import oracle
 
 pytest.importorskip("pvq_ref.cuda", reason="needs the extra `cuda`", exc_type=ImportError)
 
-from pvq_ref.cuda.coding import Layout, encode, image, planes
+from pvq_ref.cuda.coding import TreeLayout, encode, image, planes
 from pvq_ref.cuda.tensor import MOST_PULSES
 from pvq_ref.cuda.tree import LEAF, Tree
 
@@ -32,7 +32,7 @@ SOME = [
 def fitting(n, most):
     """Return the trees of all pyramids whose groups fit in their words, without a gain."""
     trees = [Tree(n, k, min(most, k)) for k in range(1, PULSES[n] + 1)]
-    return [t for t in trees if t.width(n, t.k) is not None and Layout(t, 0).fits]
+    return [t for t in trees if t.width(n, t.k) is not None and TreeLayout(t, 0).fits]
 
 
 def nodes(n, most):
@@ -136,7 +136,7 @@ def test_rows_of_the_tables_have_no_gap(n, most):
 @everywhere
 def test_groups_take_one_to_four_words(n, most):
     for tree in fitting(n, most):
-        for layout in (Layout(tree, gain_bits) for gain_bits in range(9)):
+        for layout in (TreeLayout(tree, gain_bits) for gain_bits in range(9)):
             if layout.fits:
                 whole, half, byte = layout.shape
                 assert layout.bits == 32 * whole + 16 * half + 8 * byte
@@ -223,8 +223,8 @@ def test_all_vectors_of_small_pyramids_have_codes_of_their_own(k):
 @given(groups(), st.data())
 def test_words_hold_the_code_from_above_and_the_level_below(case, data):
     tree, vectors = case
-    fits = [g for g in range(8) if Layout(tree, g).fits]
-    layout = Layout(tree, data.draw(st.sampled_from(fits)))
+    fits = [g for g in range(8) if TreeLayout(tree, g).fits]
+    layout = TreeLayout(tree, data.draw(st.sampled_from(fits)))
     codes, coded = encode(np.array(vectors, np.int32), tree)
     level = st.integers(0, (1 << layout.gain_bits) - 1)
     gains = data.draw(st.lists(level, min_size=len(vectors), max_size=len(vectors)))
@@ -248,6 +248,6 @@ def test_words_hold_the_code_from_above_and_the_level_below(case, data):
 @pytest.mark.parametrize("gain_bits", [0, 3])
 def test_levels_of_groups_without_a_code_are_zero(gain_bits):
     levels = np.arange(1, (1 << gain_bits) + 1, dtype=np.float32)
-    made = image(Layout(Tree(16, 20), gain_bits), levels)
+    made = image(TreeLayout(Tree(16, 20), gain_bits), levels)
     got = made.words[made.levels : made.levels + (2 << gain_bits)].view(np.float32)
     assert np.array_equal(got, np.concatenate([levels, np.zeros_like(levels)]))

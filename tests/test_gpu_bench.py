@@ -50,7 +50,7 @@ def test_a_wrong_product_is_beyond_its_bound(t):
 
 
 def test_the_page_shows_ratios_failures_and_what_was_left_out():
-    row = {"rows": 64, "cols": 32, "rate": 3.25, "n": 16, "batch": 1}
+    row = {"rows": 64, "cols": 32, "rate": 3.25, "n": 16, "form": "tree", "batch": 1}
     times = {"pvq": 2.0, "half, W x": 6.0, "half, x Wᵀ": 5.0, "copy": 1000.0}
     done = row | {
         "k": 28, "gain_bits": 3, "coded": 3.25, "file": 3.3, "device": 3.5, "nbytes": 2 << 19,

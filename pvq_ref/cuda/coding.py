@@ -10,54 +10,33 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from pvq_ref.cuda.layout import Layout
 from pvq_ref.cuda.tree import LEAF, UNIT, Tree
 from pvq_ref.jit import kernel
 
-QUAD = 4  # groups of a row that go together, one a lane: as a tensor core wants its lanes
-
 
 @dataclass(frozen=True)
-class Layout:
-    """How a group's words lie in memory: whole words of 32 bits, then 16 or 8 or both.
-
-    There is at least one whole word: kernels read it before they ask for more. A plane has one word
-    of every group: blocks of `rows` rows, in them quads of groups. Of each there are 32 lanes, lane
-    4 r + q for group q of the quad and the rows r, r + 8, … of the block, `together` of them; the
-    words of a lane lie side by side.
-    """
+class TreeLayout(Layout):
+    """The layout of groups in the tree code: code, zeros, number of the level."""
 
     tree: Tree
     gain_bits: int
+    name = "tree"
+
+    @property
+    def n(self) -> int:
+        """Coordinates of a run: a group."""
+        return self.tree.n
 
     @property
     def bits(self) -> int:
-        """Bits of a group, whole bytes."""
+        """Bits of a run, whole bytes."""
         return max(32, -(-(self.tree.bits + self.gain_bits + 1) // 8) * 8)
 
     @property
-    def together(self) -> int:
-        """Groups that a lane takes at once, each of another row: an even number."""
-        return 64 // self.tree.n
-
-    @property
-    def rows(self) -> int:
-        """Rows that a warp takes at once."""
-        return 32 // QUAD * self.together
-
-    @property
-    def bytes_type(self) -> str:
-        """Type of what a lane reads of the plane of 8 bits at once."""
-        return f"uint{8 * self.together}"
-
-    @property
-    def fits(self) -> bool:
-        """Whether a group takes at most the bits of its kernel, 64 or 128."""
-        return self.bits <= 4 * self.tree.n and self.gain_bits < 8
-
-    @property
-    def shape(self) -> tuple[int, bool, bool]:
-        """Planes of 32 bits, and whether there is one of 16 and one of 8."""
-        return self.bits // 32, self.bits % 32 >= 16, self.bits % 16 >= 8
+    def most_bits(self) -> int:
+        """Bits that kernels have for a run."""
+        return 4 * self.tree.n
 
 
 @dataclass(frozen=True)
@@ -188,7 +167,7 @@ def planes(
     codes: NDArray[np.uint64],
     coded: NDArray[np.bool_],
     gains: NDArray[np.uint8],
-    layout: Layout,
+    layout: TreeLayout,
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint16], NDArray[np.uint8]]:
     """Return the planes of groups: 32-bit words (planes, groups), 16-bit and 8-bit ones (groups,).
 
@@ -303,18 +282,23 @@ def _tables(tree: Tree) -> tuple[list[int], list[int], list[int]]:
     return eight, sixteen, top
 
 
-def image(layout: Layout, levels: NDArray[np.float32]) -> Image:
+def padded_levels(layout: Layout, levels: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Return levels as a kernel has them: binary32, and as many zeros, in whole fours of words."""
+    held = np.zeros(max(4, 2 << layout.gain_bits), np.float32)
+    held[: 1 << layout.gain_bits] = levels
+    return held.view(np.uint32)
+
+
+def image(layout: TreeLayout, levels: NDArray[np.float32]) -> Image:
     """Return the tables of a tensor's kernel."""
     tree = layout.tree
     eight, sixteen, top = _tables(tree)
     blocks = np.ascontiguousarray(tree.blocks).view(np.uint32).reshape(-1)
-    gain = np.zeros(2 << layout.gain_bits, np.float32)
-    gain[: 1 << layout.gain_bits] = levels
     parts = [
         np.array(eight, np.uint32),
         np.array(sixteen, np.uint32),
         np.array(top, np.uint32),
-        gain.view(np.uint32),
+        padded_levels(layout, levels),
     ]
     places, at = [], len(blocks)
     for part in parts:

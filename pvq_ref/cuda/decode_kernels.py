@@ -6,10 +6,14 @@ from typing import Any
 import numba
 from numba import cuda
 
-from pvq_ref.cuda.coding import Image, Layout, sixteens
+from pvq_ref.cuda.coding import Image, TreeLayout, sixteens
+from pvq_ref.cuda.fixed import FixedLayout
+from pvq_ref.cuda.fixed_kernels import make_fixed_decode
 from pvq_ref.cuda.intrinsics import (
+    SIMULATED,
     add,
     device,
+    dp4a,
     entry,
     four,
     funnel_left,
@@ -20,18 +24,19 @@ from pvq_ref.cuda.intrinsics import (
     sub,
     two,
 )
+from pvq_ref.cuda.layout import Layout
 from pvq_ref.cuda.tree import UNIT
 
-u32 = numba.uint32
+u32, i32 = numba.uint32, numba.int32
 RAW = 19  # words that `fetch` of `make_read` writes, at most
 
 
 def make_read(layout: Layout) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the device functions that read the words of a lane's groups.
+    """Return the device functions that read the words of a lane's runs.
 
     fetch(planes, halves, bytes, words of a plane, the lane's place, raw): what memory has, to
     RAW words, which nothing waits for until they're used
-    arrange(raw, words): four words a group; those that it doesn't have are anything
+    arrange(raw, words): four words a run; those that it doesn't have are anything
     """
     whole, has_half, has_byte = layout.shape
     count, pairs, several = layout.together, 4 * layout.together, 4 * layout.together + 2
@@ -71,28 +76,81 @@ def make_read(layout: Layout) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def make_decoder(layout: Layout, image: Image) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the device functions that take the words of a lane's groups apart.
+    """Return the device functions that take the words of a lane's runs apart.
 
-    field(held, r) -> number of the level of group r
-    decode(held, tables, out): write 4 or 8 words of four int8 for each group to out
-    held has four words a group. Groups go through each look-up together, so that they wait for it
-    together.
+    field(held, r) -> number of the level of run r
+    decode(held, tables, out): write 4 or 8 words of four int8 for each run to out
+    held has four words a run.
+    """
+    place = layout.most_bits - layout.bits
+    word, shift = layout.most_bits // 32 - 1 - place // 32, u32(place % 32)
+    mask = u32((2 << layout.gain_bits) - 1)
+
+    @device
+    def field(held, r):
+        return u32(u32(held[4 * r + word] >> shift) & mask)
+
+    if isinstance(layout, TreeLayout):
+        return field, _make_tree_decode(layout, image)
+    assert isinstance(layout, FixedLayout)
+    return field, make_fixed_decode(layout)
+
+
+def make_squares(
+    layout: Layout, fetch: Callable[..., Any], arrange: Callable[..., Any],
+    decode: Callable[..., Any],
+) -> Callable[..., Any]:  # fmt: skip
+    """Return the device function that sums up the squares of whole groups.
+
+    squares(words, planes, halves, bytes, words of a plane, the lane's place, tables, out): words
+    are those of the lane's runs; all lanes of a warp call it. The simulator, which has no shuffles,
+    decodes what other lanes have.
+    """
+    count, four_bytes, sharing = layout.together, layout.n // 4, layout.sharing
+    words_out, words_in = count * four_bytes, 4 * count
+
+    @device
+    def add_own(words, out):
+        for r in range(count):
+            for w in range(four_bytes):
+                word = words[r * four_bytes + w]
+                out[r] = dp4a(word, word, out[r])
+
+    @device
+    def squares(words, planes, halves, bytes_, plane_words, at, tables, out):
+        for r in range(count):
+            out[r] = i32(0)
+        add_own(words, out)
+        if SIMULATED:
+            for other in range(1, sharing):
+                raw = cuda.local.array(RAW, numba.uint32)
+                held = cuda.local.array(words_in, numba.uint32)
+                others = cuda.local.array(words_out, numba.uint32)
+                fetch(planes, halves, bytes_, plane_words, u32(at ^ u32(other)), raw)
+                arrange(raw, held)
+                decode(held, tables, others)
+                add_own(others, out)
+        else:
+            for by in range(sharing // 2):  # 1 and 2 are half of 2 and of 4
+                for r in range(count):
+                    out[r] = i32(out[r] + cuda.shfl_xor_sync(0xFFFFFFFF, out[r], 1 << by))
+
+    return squares
+
+
+def _make_tree_decode(layout: TreeLayout, image: Image) -> Callable[..., Any]:
+    """Return `decode` of `make_decoder` for the tree code.
+
+    Groups go through each look-up together, so that they wait for it together.
     """
     guess, tree, count = layout.tree.guess, layout.tree, layout.together
     first = u32(32 - guess)
     eight, sixteen, top = u32(image.eight), u32(image.sixteen), u32(image.top)
-    place = (128 if tree.n == 32 else 64) - layout.bits
-    word, shift = (3 if tree.n == 32 else 1) - place // 32, u32(place % 32)
-    mask = u32((2 << layout.gain_bits) - 1)
     pulses, long = u32(tree.k << guess), tree.n == 32
     last = 64 - tree.bits  # after the code of 16 coordinates
     if long:
         sixteen = u32(image.sixteen - (sixteens(tree)[0] << guess))
     halves, eights = count * tree.n // 16, count * tree.n // 8
-
-    @device
-    def field(held, r):
-        return u32(u32(held[4 * r + word] >> shift) & mask)
 
     @device
     def split(held, tables, high, low, row):
@@ -154,4 +212,4 @@ def make_decoder(layout: Layout, image: Image) -> tuple[Callable[..., Any], Call
             other = add(u32(pick(nodes[m], u32(0), u32(0x4442)) * u32(UNIT)), shift_right(rest, by))
             out[2 * m], out[2 * m + 1] = tables[one], tables[other]
 
-    return field, decode
+    return decode

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from pvq_ref.cuda.coding import Image, Layout
+from pvq_ref.cuda.coding import Image
 from pvq_ref.cuda.device import (
     DeviceArray,
     processors,
@@ -18,6 +18,7 @@ from pvq_ref.cuda.expand_kernels import make_expand, make_expand_odd
 from pvq_ref.cuda.general_kernels import make_general_expand
 from pvq_ref.cuda.intrinsics import SIMULATED
 from pvq_ref.cuda.launching import Kernel, Launch
+from pvq_ref.cuda.layout import Layout
 from pvq_ref.cuda.tensor import DeviceTensor
 from pvq_ref.errors import DTypeError
 
@@ -66,25 +67,25 @@ def expansions(
     target = out.dtype.name
     norms = _ones(t.rows) if unit_norms else t.norms
     launches = []
-    if t.tree:
-        tree = t.tree
-        image = tree.image
+    if t.fast:
+        fast = t.fast
+        image = fast.image
         places = (image.eight, image.sixteen, image.top, image.levels)
-        lanes = -(-rows // tree.layout.rows) * 32 * tree.quads
+        lanes = -(-rows // fast.layout.rows) * 32 * fast.quads
         blocks = min(processors(), -(-lanes // _THREADS))
         launches.append(
-            _expand_kernel(tree.layout, places, image.size, target, t.cols % 8 == 0).bind(
-                (tree.planes, tree.halves, tree.bytes, tree.tables, norms, out, first, rows,
-                 tree.groups, tree.plane_words, t.cols),
+            _expand_kernel(fast.layout, places, image.size, target, t.cols % 8 == 0).bind(
+                (fast.planes, fast.halves, fast.bytes, fast.tables, norms, out, first, rows,
+                 fast.runs, fast.plane_words, t.cols),
                 blocks,
             )
         )  # fmt: skip
-        begin, stop = int(tree.odd_starts[first]), int(tree.odd_starts[first + rows])
+        begin, stop = int(fast.odd_starts[first]), int(fast.odd_starts[first + rows])
         if stop > begin:
-            kernel = _odd_kernel(tree.layout.tree.n, target)
+            kernel = _odd_kernel(fast.layout.n, target)
             launches.append(
                 kernel.bind(
-                    (tree.odd, tree.odd_rows, tree.levels, norms, out, begin, stop, first, t.cols),
+                    (fast.odd, fast.odd_rows, fast.levels, norms, out, begin, stop, first, t.cols),
                     -(-(stop - begin) // (32 if SIMULATED else 128)),
                 )
             )

@@ -1,19 +1,19 @@
-"""How a warp multiplies the groups that its lanes have decoded by columns of activations.
+"""How a warp multiplies the runs that its lanes have decoded by columns of activations.
 
-Lane 4 r + q has group q of a quad, of the row r and of others. Activations are words of four high
+Lane 4 r + q has run q of a quad, of the row r and of others. Activations are words of four high
 or low bytes, whose sums are 256 high + low. In shared memory there are 32 words for each column,
 quad and sixteen of coordinates (`rotation_kernels.packed_place`). Sums of integers are exact, so
-all ways give the same products of groups. For a tensor core A has the four groups of a row side by
+all ways give the same products of runs. For a tensor core A has the four runs of a row side by
 side, as lanes have them:
 
 - Up to eight columns, one at a time: the columns 2 q and 2 q + 1 of B have the high and low bytes
-  of group q's activations, and zeros where the other groups are. So a lane gets both sums of the
-  very group that it decoded.
+  of run q's activations, and zeros where the other runs are. So a lane gets both sums of the
+  very run that it decoded.
 - Sixteen columns, four at a time: the columns 2 q and 2 q + 1 of B have those of column q, first
-  with zeros for all groups but group 0, then for all but group 1, and so on. So a lane gets sums of
-  column q, for one group after the other, whose scales come from the lanes that decoded them.
+  with zeros for all runs but run 0, then for all but run 1, and so on. So a lane gets sums of
+  column q, for one run after the other, whose scales come from the lanes that decoded them.
   That reads each activation once.
-- Without tensor cores, and in the simulator: dp4a, a lane its own group.
+- Without tensor cores, and in the simulator: dp4a, a lane its own run.
 """
 
 from collections.abc import Callable
@@ -30,19 +30,19 @@ _ALL = 0xFFFFFFFF
 
 
 def is_shared_out(batch: int, compute_8: bool) -> bool:
-    """Whether lane 4 r + q has sums of the columns q, q + 4, … only, over all groups."""
+    """Whether lane 4 r + q has sums of the columns q, q + 4, … only, over all runs."""
     return compute_8 and batch >= 16
 
 
 def make_multiply(
     batch: int, together: int, sixteens: int, image_size: int, compute_8: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return the device functions that multiply the groups of a warp by `batch` columns.
+    """Return the device functions that multiply the runs of a warp by `batch` columns.
 
     begin(lane) -> what `multiply` is to know of the lane
     multiply(words, scales, tables, begun, which, part, total): add scale times product to total
     (rows, columns of the lane); activations stand in shared memory by (column, quad of `part` ones,
-    sixteen of the group), in units of 32 words, and `which` is the first of the quad
+    sixteen of the run), in units of 32 words, and `which` is the first of the quad
     """
     zeros, first = u32(image_size // 4), u32((image_size + ZEROS) // 4)
     if is_shared_out(batch, compute_8):
@@ -51,12 +51,12 @@ def make_multiply(
 
     @device
     def begin(lane):
-        group = u32(lane & u32(3))
+        run = u32(lane & u32(3))
         if not compute_8:
-            return add(first, group), u32(8)
+            return add(first, run), u32(8)
         column = u32(lane >> u32(2))
-        if group == u32(column >> u32(1)):
-            return add(first, add(u32(u32(column & u32(1)) << u32(2)), group)), u32(8)
+        if run == u32(column >> u32(1)):
+            return add(first, add(u32(u32(column & u32(1)) << u32(2)), run)), u32(8)
         # Zeros in banks that the lanes beside it don't read from.
         return add(zeros, u32(add(u32(lane >> u32(3)), u32(2)) & u32(3))), u32(0)
 

@@ -6,8 +6,8 @@ from typing import Any
 import numba
 from numba import cuda
 
-from pvq_ref.cuda.coding import Image, Layout
-from pvq_ref.cuda.decode_kernels import RAW, make_decoder, make_read
+from pvq_ref.cuda.coding import Image
+from pvq_ref.cuda.decode_kernels import RAW, make_decoder, make_read, make_squares
 from pvq_ref.cuda.intrinsics import (
     SIMULATED,
     add,
@@ -25,6 +25,7 @@ from pvq_ref.cuda.intrinsics import (
     wait_for_copies,
     wait_for_last,
 )
+from pvq_ref.cuda.layout import Layout
 from pvq_ref.cuda.multiply_kernels import ZEROS, is_shared_out, make_multiply
 from pvq_ref.cuda.rotation_kernels import LARGEST, packed_place
 
@@ -99,19 +100,20 @@ def make_product(
 ) -> Callable[..., None]:
     """Return the kernel that multiplies `batch` columns.
 
-    Four lanes have a row, and the groups of a quad. A lane has several rows, 8 apart, so that a
+    Four lanes have a row, and the runs of a quad. A lane has several rows, 8 apart, so that a
     warp reads activations once for all of them (`Layout`). A block has `row_blocks` times these
     rows, and `slices` warps for each, which share out the quads of a row; their sums are added in
     order at the end. A slice's warps have their own part of shared memory for activations; these
     come in tiles of `part` quads, and while one is multiplied, the next one is copied. Only these
-    warps meet there, so that others go on. While groups are multiplied, the next ones are looked
+    warps meet there, so that others go on. While runs are multiplied, the next ones are looked
     up, and the words after them are on their way. Either the product is written, or (not direct)
     the sums, (batch, rows), for `finish`.
     """
-    four_bytes, sixteens = layout.tree.n // 4, layout.tree.n // 16
+    four_bytes, sixteens = layout.n // 4, layout.n // 16
     together, block_rows = layout.together, layout.rows
     fetch, arrange = make_read(layout)
     field, decode = make_decoder(layout, image)
+    squares = make_squares(layout, fetch, arrange, decode)
     begin_lane, multiply = make_multiply(batch, together, sixteens, image.size, compute_8)
     start_copy, wait_for_own_copies = make_copy(compute_8)
     levels, size = u32(image.levels), image.size
@@ -120,13 +122,11 @@ def make_product(
     words_out, words_in, sums = together * four_bytes, 4 * together, together * columns_held
 
     @device
-    def scale(words, held, floats, scales):
+    def scale(words, held, planes, halves, bytes_, plane_words, at, tables, floats, scales):
+        square = cuda.local.array(together, numba.int32)
+        squares(words, planes, halves, bytes_, plane_words, at, tables, square)
         for r in range(together):
-            square = i32(0)
-            for w in range(four_bytes):
-                word = words[r * four_bytes + w]
-                square = dp4a(word, word, square)
-            scales[r] = entry(floats, field(held, r), levels) * rsqrt(f32(square))
+            scales[r] = entry(floats, field(held, r), levels) * rsqrt(f32(square[r]))
 
     @device
     def copy_tile(packed, tables, begin, held, part, at, packed_step, i, threads):
@@ -141,13 +141,13 @@ def make_product(
 
     @device
     def read_odd(odd, i, level_table, words):
-        """Read a group without a code; return its scale, and the place of its first word."""
-        start, square = u32(i * u32(1 + four_bytes)), i32(0)
+        """Read a run that is kept apart; return its scale, and the place of its first word."""
+        start = u32(i * u32(2 + four_bytes))
+        square = odd[add(start, u32(1))]
         for w in range(four_bytes):
-            words[w] = odd[add(start, u32(1 + w))]
-            square = dp4a(words[w], words[w], square)
-        group, level = u32(odd[start] & u32(0xFFFFFF)), level_table[u32(odd[start] >> u32(24))]
-        return level * rsqrt(f32(square)), u32(group * u32(four_bytes))
+            words[w] = odd[add(start, u32(2 + w))]
+        run, level = u32(odd[start] & u32(0xFFFFFF)), level_table[u32(odd[start] >> u32(24))]
+        return level * rsqrt(f32(square)), u32(run * u32(four_bytes))
 
     @device
     def odd_product(words, scale_, first, packed, packed_step, b):
@@ -175,8 +175,8 @@ def make_product(
         start_copy(tables_in, tables, u32(0), u32(size), u32(0), thread, threads)
         if thread < u32(ZEROS):
             tables[add(u32(size), thread)] = u32(0)
-        # What the end needs of the block's rows: where their groups without a code begin, norms,
-        # scales of columns; and how many such groups are done.
+        # What the end needs of the block's rows: where their runs that are kept apart begin, norms,
+        # scales of columns; and how many such runs are done.
         held_rows = u32(row_blocks * u32(block_rows))
         first_row = u32(u32(cuda.blockIdx.x) * held_rows)
         last_row = min(add(first_row, held_rows), rows)
@@ -222,12 +222,12 @@ def make_product(
         at = add(place, u32(u32(min(quad, last)) << u32(5)))
         fetch(planes, halves, bytes_, plane_words, at, coming)
         arrange(coming, held_words)
-        at = add(place, u32(u32(min(add(quad, u32(1)), last)) << u32(5)))
-        fetch(planes, halves, bytes_, plane_words, at, coming)
+        next_at = add(place, u32(u32(min(add(quad, u32(1)), last)) << u32(5)))
+        fetch(planes, halves, bytes_, plane_words, next_at, coming)
         wait_for_own_copies()
         cuda.syncthreads()
         decode(held_words, tables, now)
-        scale(now, held_words, floats, scales)
+        scale(now, held_words, planes, halves, bytes_, plane_words, at, tables, floats, scales)
         if overlap:
             wait_for_last()
         if thread < u32(batch):
@@ -249,20 +249,24 @@ def make_product(
             which = add(first_tile, begin)
             while is_used and quad < stop:
                 arrange(coming, held_words)
-                at = add(place, u32(u32(min(add(quad, u32(2)), last)) << u32(5)))
-                fetch(planes, halves, bytes_, plane_words, at, coming)
+                at = next_at
+                next_at = add(place, u32(u32(min(add(quad, u32(2)), last)) << u32(5)))
+                fetch(planes, halves, bytes_, plane_words, next_at, coming)
                 in_order()
                 decode(held_words, tables, then)
                 multiply(now, scales, tables, own_lane, which, part, total)
-                scale(then, held_words, floats, next_scales)
+                scale(
+                    then, held_words, planes, halves, bytes_, plane_words, at, tables, floats,
+                    next_scales,
+                )  # fmt: skip
                 for w in range(words_out):
                     now[w] = then[w]
                 for r in range(together):
                     scales[r] = next_scales[r]
                 quad, which = add(quad, u32(1)), add(which, u32(sixteens))
             quad, held = stop, follow
-        # Products of groups without a code, (entry, column), behind all else if there is room, by
-        # the warps that are done first.
+        # Products of runs that are kept apart, (entry, column), behind all else if there is room,
+        # by the warps that are done first.
         odd_begin, odd_end = tables[edges], tables[add(edges, held_rows)]
         odd_words = cuda.local.array(four_bytes, numba.uint32)
         odd_count = sub(odd_end, odd_begin) if odd_place != u32(0) else u32(0)

@@ -13,7 +13,7 @@ import numpy as np
 from pvq_ref.cuda import dense
 from pvq_ref.cuda.activation_kernels import EACH, make_activations, run_words
 from pvq_ref.cuda.base_kernels import block_threads, make_base_activations, row_words
-from pvq_ref.cuda.coding import Image, Layout
+from pvq_ref.cuda.coding import Image
 from pvq_ref.cuda.device import (
     DeviceArray,
     View,
@@ -26,10 +26,11 @@ from pvq_ref.cuda.finish_kernels import finish
 from pvq_ref.cuda.general_kernels import make_general
 from pvq_ref.cuda.intrinsics import SIMULATED
 from pvq_ref.cuda.launching import Kernel, Launch, can_overlap, has_tensor_cores
+from pvq_ref.cuda.layout import Layout
 from pvq_ref.cuda.multiply_kernels import ZEROS
 from pvq_ref.cuda.product_kernels import edge_words, make_product
 from pvq_ref.cuda.rotation_kernels import THREADS, make_rotation
-from pvq_ref.cuda.tensor import DeviceTensor, GeneralPart, TreePart
+from pvq_ref.cuda.tensor import DeviceTensor, FastPart, GeneralPart
 from pvq_ref.errors import ShapeError
 from pvq_ref.hadamard import Construction
 
@@ -89,11 +90,11 @@ def padded(cols: int) -> int:
 
 
 def packing(t: DeviceTensor) -> tuple[int, int, int]:
-    """Return the words of a packed column, those to pack, and the sixteens of a group."""
-    if t.tree is None:
+    """Return the words of a packed column, those to pack, and the sixteens of a run."""
+    if t.fast is None:
         return 0, 0, 1
-    n = t.tree.layout.tree.n
-    return t.tree.activation_words, t.tree.groups * n // 4, n // 16
+    n = t.fast.layout.n
+    return t.fast.activation_words, t.fast.runs * n // 4, n // 16
 
 
 @lru_cache(256)
@@ -133,15 +134,15 @@ class Plan:
         self.largest.clear(stream)
         self._pair = 0  # bytes of an element of two columns that one block rotates
         self._rotate = self._rotation(t, batch, source, stream)
-        slots = int(t.tree is not None) + len(t.general)
-        direct = t.tree is not None and slots == 1
+        slots = int(t.fast is not None) + len(t.general)
+        direct = t.fast is not None and slots == 1
         self._parts = DeviceArray((0 if direct else slots, size, t.rows), np.float32, stream)
         self._launches: list[Launch] = []
         self._direct = direct
-        if t.tree:
-            self._launches.append(self._tree(t, t.tree, batch, size, target))
+        if t.fast:
+            self._launches.append(self._fast(t, t.fast, batch, size, target))
         for i, part in enumerate(t.general):
-            self._launches.append(self._general(t, part, size, int(t.tree is not None) + i))
+            self._launches.append(self._general(t, part, size, int(t.fast is not None) + i))
         if not direct:
             blocks = max(1, min(8 * processors(), -(-t.rows * batch // 256)))
             self._launches.append(
@@ -160,7 +161,7 @@ class Plan:
 
     def _rotation(self, t: DeviceTensor, batch: int, source: str, stream: int) -> Launch:
         r, (packed_step, packed_words, sixteens) = t.rotation, packing(t)
-        if t.tree is not None and not t.general and r.single in RUNS:
+        if t.fast is not None and not t.general and r.single in RUNS:
             columns = 1 if batch <= ROTATING else 2
             self._pair = 2 * np.dtype(source).itemsize if columns == 2 and batch % 2 == 0 else 0
             steps = t.cols.bit_length() - 1
@@ -168,7 +169,7 @@ class Plan:
                 (0, 0, 0, r.signs, r.factors, self.largest, self.packed, packed_step, batch, 0),
                 -(-batch // columns), overlap=can_overlap(),
             )  # fmt: skip
-        if t.tree is not None and not t.general and r.base is not None:
+        if t.fast is not None and not t.general and r.base is not None:
             return _base_kernel(r.base, t.cols // r.base.order, sixteens, source).bind(
                 (0, 0, 0, r.flips, r.factors, self.largest, self.packed, packed_step),
                 batch, overlap=can_overlap(),
@@ -186,8 +187,8 @@ class Plan:
             batch, overlap=can_overlap(), shared=rotation_shared(words),
         )  # fmt: skip
 
-    def _tree(self, t: DeviceTensor, tree: TreePart, batch: int, size: int, target: str) -> Launch:
-        image, n, rows, threads = tree.image, tree.layout.tree.n, tree.layout.rows, PRODUCT_THREADS
+    def _fast(self, t: DeviceTensor, fast: FastPart, batch: int, size: int, target: str) -> Launch:
+        image, n, rows, threads = fast.image, fast.layout.n, fast.layout.rows, PRODUCT_THREADS
         # As many rows a block as leave no multiprocessor without work, and warps for all of them.
         # Sums of all columns take three fourths of the shared memory at most.
         shared = shared_words() - 256
@@ -197,17 +198,17 @@ class Plan:
         slice_words = (4 * (row_blocks * rows + 8) + 4) * size
         slices = max(1, min(threads // 32 // row_blocks, for_sums // slice_words))
         blocks = -(-t.rows // (rows * row_blocks))
-        # Products of groups without a code stand at the end, unless that takes a fourth of what
+        # Products of runs that are kept apart stand at the end, unless that takes a fourth of what
         # tables leave. Each slice has room for one tile of activations, or for two.
         edges = edge_words(rows * row_blocks)
         free = shared - image.size - ZEROS - edges
         firsts = np.minimum(np.arange(blocks + 1) * rows * row_blocks, t.rows)
-        odd = int(np.diff(tree.odd_starts[firsts].astype(np.int64)).max(initial=0)) * size
+        odd = int(np.diff(fast.odd_starts[firsts].astype(np.int64)).max(initial=0)) * size
         odd = -(-odd // 4) * 4 if odd <= free // 4 else 0
         quad_words = size * 2 * n
         left = (free - odd) // quad_words
-        slices = min(slices, tree.quads, max(1, left // 2))
-        part, buffers = -(-tree.quads // slices), 1
+        slices = min(slices, fast.quads, max(1, left // 2))
+        part, buffers = -(-fast.quads // slices), 1
         if slices * part > left:
             tiles = -(-part // (left // (2 * slices)))
             part, buffers = -(-part // tiles), 2
@@ -215,13 +216,13 @@ class Plan:
         room = max(room, slices * slice_words)
         places = (image.eight, image.sixteen, image.top, image.levels)
         kernel = _product_kernel(
-            tree.layout, places, image.size, size, self._direct, target if self._direct else _F
+            fast.layout, places, image.size, size, self._direct, target if self._direct else _F
         )
         out: Any = 0 if self._direct else self._parts
         arguments = (
-            tree.planes, tree.halves, tree.bytes, tree.tables, tree.levels, tree.odd_first,
-            tree.odd, t.norms, self.packed, self.largest, out, 0, 0, t.rows, tree.quads, part,
-            slices, row_blocks, batch, tree.activation_words, room, room + edges if odd else 0,
+            fast.planes, fast.halves, fast.bytes, fast.tables, fast.levels, fast.odd_first,
+            fast.odd, t.norms, self.packed, self.largest, out, 0, 0, t.rows, fast.quads, part,
+            slices, row_blocks, batch, fast.activation_words, room, room + edges if odd else 0,
             buffers,
         )  # fmt: skip
         return kernel.bind(arguments, blocks, overlap=can_overlap(), shared=room + edges + odd)
@@ -275,11 +276,11 @@ def matmul(t: DeviceTensor, x: Any, out: Any = None, stream: Any = None) -> Any:
 
         ||w||_1 (max |R x| / 65278 + (m + 1) u ||x||) + (g + 12) u ||w|| ||x||
 
-    for the row w of W', g = groups in a row, m = log2(order) + base + 3 for the largest
-    block of the rotation. From 17 columns on, W' and R x are also rounded to binary16:
-    2^-10 ||w|| ||x|| more.
-    Scales of x below 1e-30 count as 1e-30, and a column with NaN or infinity, or one that
-    overflows, gives NaN. The same input gives the same bits on every run on a device.
+    for the row w of W', g = groups in a row, or cols / 16 if that is more, m = log2(order) + base +
+    3 for the largest block of the rotation. From 17 columns on, W' and R x are also rounded to
+    binary16: 2^-10 ||w|| ||x|| more. Scales of x below 1e-30 count as 1e-30, and a column with NaN
+    or infinity, or one that overflows, gives NaN. The same input gives the same bits on every run
+    on a device.
     """
     use()
     view = View(x, "x")
