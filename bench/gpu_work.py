@@ -65,8 +65,8 @@ def work(quick: bool) -> Work:
     if quick:
         return Work(BASE, [Round(4096, 4096, 3.25, (1, 8))], (2048, 8192), (1024,), 1000)
     rounds = [first, Round(*SHAPE, 4.25, kinds=FIXED[:2]), Round(*SHAPE, 2.25)]
+    rounds += [Round(*SHAPE, 3.25, FEW, (Kind(8),))]
     rounds += [Round(*shape, 3.25) for shape in OTHERS]
-    rounds += [Round(*SHAPE, 3.25, FEW, (Kind(128),))]
     rounds += [Round(*shape, 2.25) for shape in OTHERS]
     rounds += [Round(*shape, 4.25, kinds=FIXED[:2]) for shape in OTHERS]
     return Work(BASE, rounds, (20480, 8192), (1024, 4096), 1000)
