@@ -146,10 +146,9 @@ def kill_once(campaign: Campaign, folder: Path, rng: random.Random) -> None:
         campaign.seen["complete before it was killed"] += 1
     else:
         partial = out.with_name("out.partial")
-        begun = partial.exists()
-        assembling = (partial / "out").exists()
-        where = "while put together" if assembling else "while coding" if begun else "before coding"
-        campaign.seen[where] += 1
+        finished = len(list(partial.glob("0*-????????????")))
+        where = "after the last piece" if finished >= campaign.pieces else "while coding"
+        campaign.seen[where if partial.exists() else "before coding"] += 1
         campaign.resume(out, f"kill -9 after {moment:.3f} s")
     shutil.rmtree(folder)
 
