@@ -641,8 +641,8 @@ def test_the_form_that_is_asked_for_comes_first(n, k, form, found):
 def test_few_groups_may_be_apart_from_integers_of_fixed_width():
     """Four of any number, and one in 128; more take a bit more, all the others with them."""
     for apart, width in ((4, 4), (6, 4), (7, 5)):
-        w = np.tile(normal(16), (256, 1))  # k = 16: nowhere more than 7
-        w[:apart, 0] = 100  # 16 pulses
+        w = np.tile(normal(16), (256, 1))  # of 12 pulses nowhere more than 7
+        w[:apart, 0] = 100  # all 12 pulses
         on_device = uploaded(encoded(w, 16, 12, rotate=False), "fixed")
         assert on_device.fast.layout.width == width
         assert on_device.fast.odd_starts[-1] == (apart if width == 4 else 0)
