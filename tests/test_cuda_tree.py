@@ -16,8 +16,8 @@ from pvq_ref import oracle
 pytest.importorskip("pvq_ref.cuda", reason="needs the extra `cuda`", exc_type=ImportError)
 
 from pvq_ref.cuda.coding import TreeLayout, encode, image, planes
-from pvq_ref.cuda.tensor import MOST_PULSES
 from pvq_ref.cuda.tree import LEAF, Tree
+from pvq_ref.cuda.uploading import MOST_PULSES
 
 PULSES = {16: 60, 32: 110}  # up to which every pyramid is looked at
 BITS = {4: 32, 8: 32, 16: 64, 32: 120}  # of the longest code of a node

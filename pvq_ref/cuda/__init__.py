@@ -11,7 +11,8 @@ from pvq_ref.cuda import extra as extra  # the first, to say what is missing
 from pvq_ref.cuda.device import DeviceArray
 from pvq_ref.cuda.expanding import dequantize, unrank
 from pvq_ref.cuda.products import matmul
-from pvq_ref.cuda.tensor import DeviceTensor, SlowPathWarning, upload
+from pvq_ref.cuda.tensor import DeviceTensor
+from pvq_ref.cuda.uploading import SlowPathWarning, upload
 
 __all__ = [
     "DeviceArray",
