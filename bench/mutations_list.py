@@ -105,12 +105,13 @@ MUTATIONS = [
     Mutation("words.py", "division forgets a bit beyond the highest",
              "if overflow or not less(rest, divisor):", "if not less(rest, divisor):", RANK),
     # search
-    Mutation("batches.py", "signs of x are lost",
-             "np.int32(-pulses if x[row, i] < 0.0 else pulses)", "np.int32(pulses)", "search"),
-    Mutation("batches.py", "no look at smaller scales",
-             "for direction in (1.0, -1.0):", "for direction in (1.0,):", "search"),
-    Mutation("batches.py", "no look at larger scales",
-             "for direction in (1.0, -1.0):", "for direction in (-1.0,):", "search"),
+    Mutation("striding.py", "signs of x are lost",
+             "np.int32(math.copysign(z[i, column], x[row, i]))", "np.int32(z[i, column])",
+             "search"),
+    Mutation("striding.py", "no walk to smaller scales",
+             "1.0 - 2.0 * side, half)", "1.0, half)", "search"),
+    Mutation("striding.py", "no walk to larger scales",
+             "1.0 - 2.0 * side, half)", "-1.0, half)", "search"),
     Mutation("proving.py", "norms of better points are confined too much",
              "along - across", "along", "search"),
     Mutation("searching.py", "doubtful groups aren't decided in integers",
@@ -170,8 +171,14 @@ MUTATIONS = [
     Mutation("rotation.py", "the base is summed from the end",
              "for j in range(0, order, 4):", "for j in range(order - 4, -1, -4):", "forward"),
     Mutation("rotation.py", "blocks all have the signs of the first",
-             "value * sign[first + i] if forward else value\n",
-             "value * sign[i] if forward else value\n", "forward"),
+             "signed, to = sign[column : column + length], z[at : at + length]\n"
+             "                    if forward:\n"
+             "                        for i in range(length):\n"
+             "                            to[i]",
+             "signed, to = sign[place : place + length], z[at : at + length]\n"
+             "                    if forward:\n"
+             "                        for i in range(length):\n"
+             "                            to[i]", "forward"),
     Mutation("hadamard.py", "I: the -1 in the first row",
              "core[1:, 0] = -1", "core[0, 1:] = -1", "matrix"),
     Mutation("hadamard.py", "Q of e_j - e_i",

@@ -40,6 +40,14 @@ class Variant:
     edits: tuple[tuple[str, str, str], ...]
 
 
+def of_size(lanes: int, walks: int) -> tuple[tuple[str, str, str], ...]:
+    """Return the edits for another size of batches."""
+    return (
+        ("lanes.py", "MOST_LANES = 128", f"MOST_LANES = {lanes}"),
+        ("lanes.py", "MOST_WALKS = 384", f"MOST_WALKS = {walks}"),
+    )
+
+
 VARIANTS = [
     Variant("all groups walk one by one",
             (("searching.py", "if fits(x.shape[1], k):", "if False:"),)),
@@ -48,6 +56,11 @@ VARIANTS = [
              ("lanes.py", "row = 1 - row", "row = 0"))),
     Variant("rows of lanes a power of two apart",
             (("batches.py", "size + 8", "size"),)),
+    Variant("fields at distances that the compiler doesn't know",
+            (("striding.py", "    for walk in range(count):\n        s, direction",
+              "    pair = walks[PAIR:]\n    for walk in range(count):\n        s, direction"),
+             *(("striding.py", f"walks[PAIR + {field} + walk]", f"pair[{field} + walk]")
+               for field in ("EXCESS", "U_TO", "U_FROM", "Z_TO", "Z_FROM", "TO", "FROM")))),
     Variant("start at s = k / sum of X, t = 0",
             (("batches.py", "min(4096.0 / k, 1.0 + 0.17 * (n / k) ** 1.3)", "1.0"),
              ("batches.py", "min(0.4, 0.1 * math.sqrt(n / k))", "0.0"),
@@ -57,16 +70,19 @@ VARIANTS = [
             (("proving.py", "hint[0] += 0.3", "hint[0] += 0.0"),
              ("proving.py", "hint[1] += 0.3", "hint[1] += 0.0"))),
     Variant("no step of Newton's method before pulses are moved",
-            (("lanes.py", "abs(missing[lane]) > 2.0", "abs(missing[lane]) > 1e9"),)),
-    Variant("all lanes wait until the last one has its pulses",
-            (("lanes.py", "8 * left > count", "left > 0"),)),
+            (("lanes.py", "abs(lack) > 2.0", "abs(lack) > 1e9"),)),
+    Variant("all lanes wait until the last one has settled",
+            (("lanes.py", "8 * moved > count", "moved > 0"),)),
     Variant("bounds on norms aren't rounded to the parity of k",
             (("proving.py", "math.sqrt(k + 2.0 * np.ceil(0.5 * (low * low - k)))", "low"),
              ("proving.py", "math.sqrt(k + 2.0 * np.floor(0.5 * (high * high - k)))", "high"))),
-    Variant("32 groups at once", (("searching.py", "BATCH = 1 << 8", "BATCH = 1 << 5"),)),
-    Variant("64 groups at once", (("searching.py", "BATCH = 1 << 8", "BATCH = 1 << 6"),)),
-    Variant("128 groups at once", (("searching.py", "BATCH = 1 << 8", "BATCH = 1 << 7"),)),
-    Variant("512 groups at once", (("searching.py", "BATCH = 1 << 8", "BATCH = 1 << 9"),)),
+    Variant("walks don't wait for the next batch",
+            (("batches.py", "while going > (0 if is_last else FEW_WALKS)", "while going > 0"),)),
+    Variant("walks close up only once half have ended",
+            (("striding.py", "if 4 * going > 3 * count:", "if 2 * going > count:"),)),
+    Variant("32 groups and 96 walks at once", of_size(32, 96)),
+    Variant("64 groups and 192 walks at once", of_size(64, 192)),
+    Variant("256 groups and 768 walks at once", of_size(256, 768)),
 ]  # fmt: skip
 
 

@@ -23,12 +23,11 @@ from pvq_ref.batches import fits, search_batches
 from pvq_ref.counting import checked_integer
 from pvq_ref.errors import DTypeError, NonFiniteError, ShapeError
 from pvq_ref.exact_search import exact_search
-from pvq_ref.lanes import Floats
+from pvq_ref.lanes import MOST_LANES, Floats
 from pvq_ref.parallel import map_ranges
 from pvq_ref.walking import magnitudes, norm_bounds, products, search_rows
 
 STEP = 1 << 12  # groups that one thread takes at a time
-BATCH = 1 << 8  # groups that go through the stages of a search together: they stay in the cache
 
 
 def _decide(x: Floats, k: int, y: NDArray[np.int32]) -> None:
@@ -48,7 +47,7 @@ def search_unchecked(x: Floats, k: int) -> NDArray[np.int32]:
     y = np.empty(x.shape, np.int32)
     sure = np.zeros(x.shape[0], np.bool_)
     if fits(x.shape[1], k):
-        search_batches(x, k, y, sure, min(BATCH, max(1, len(x))))
+        search_batches(x, k, y, sure, MOST_LANES)
     doubtful = np.flatnonzero(~sure)
     if doubtful.size:
         rows, best = x[doubtful], np.empty((doubtful.size, x.shape[1]), np.int32)

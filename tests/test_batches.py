@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pvq_ref import lanes, oracle, search, walking
+from pvq_ref import lanes, oracle, search, striding, walking
 from pvq_ref.batches import fits, search_batches
 
 PAIRS = [(1, 3), (2, 9), (5, 4), (8, 36), (16, 8), (31, 3), (32, 56)]
@@ -98,15 +98,31 @@ def test_keys_name_the_same_pulses_as_one_group(n):
     points[1, :n] = rng.integers(0, 3, (n, count))
     points[1, 0] += 1.0  # no lane without pulses
     s, keys = rng.integers(1, 4, count) / 2, np.empty((2, 2, count))
-    lanes.extremes(points, s, keys)
+    found = np.empty((8, lanes.ROW_SIZE))
+    lanes.extremes(points[0], points[1], s, keys)
+    lanes.find_pairs(points.shape[1], keys, found.ravel(), count)
     for lane in range(count):
         u, z = points[0, :n, lane].copy(), points[1, :n, lane].copy()
-        for extreme, half, key in (
-            (walking._best_place(u, z, s[lane]), -0.5, keys[0, 0, lane]),
-            (walking._worst_pulse(u, z, s[lane]), 0.5, keys[1, 0, lane]),
-        ):
-            assert lanes.place(key, points.shape[1]) == extreme[0]
-            assert lanes.worth(key) + half == extreme[1]
+        i, gain = walking._best_place(u, z, s[lane])
+        j, loss = walking._worst_pulse(u, z, s[lane])
+        assert found[:4, lane].tolist() == [i, j, gain - loss, (gain + loss) / 2]
+
+
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize(("second", "surely"), [(1.25, True), (1.5, False), (1.5 + 1e-15, False)])
+def test_of_the_two_walks_of_a_group_the_better_one_counts(second, surely, order):
+    """Both have just come to a better point, one of quality 1.5."""
+    w, walks, x = np.zeros((4, 2)), np.zeros(striding.WALKS_SIZE), np.ones((1, 4))
+    w[0], w[1] = [3.0, 1.0], [0.0, 2.0]
+    y, quality, sure = np.zeros((1, 4), np.int32), np.array([1.0]), np.array([True])
+    for walk, best in zip(order, (1.5, second), strict=True):
+        walks[striding.BEST + walk], walks[striding.AT_B + walk] = best, 5.0
+        walks[striding.IMPROVES + walk] = 1.0
+    assert striding._land(x, 3.0, w, walks, 2, y, quality, sure) == 0
+    assert sure[0] == surely
+    if surely:
+        assert y[0].tolist() == w[:, order[0]].tolist()
 
 
 @pytest.mark.parametrize(("n", "k"), [(512, 9), (513, 9), (8, 256), (8, 257), (512, 1024)])
