@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_limits
 
 from pvq_ref.counting import bits, checked_integer
 from pvq_ref.curvature import DAMPING, Curvature, checked_damping, curvature
@@ -28,7 +27,7 @@ from pvq_ref.finishing import FIT_GAIN, stored_norms
 from pvq_ref.gain import FITTED, Floats, design_levels, fitted_levels, nearest_levels
 from pvq_ref.groups import Coding, parts
 from pvq_ref.packing import Bytes, pack_into
-from pvq_ref.parallel import map_ranges
+from pvq_ref.parallel import map_ranges, one_thread_each
 from pvq_ref.paths import MAX_PATHS, follow_paths
 from pvq_ref.ranking import rank_unchecked
 from pvq_ref.tensor import PVQTensor, dtype_name
@@ -245,7 +244,7 @@ def encode(
     def norms(start: int, stop: int) -> Floats:
         return row_norms(rotated_rows(read, coding, start, stop), start)
 
-    with threadpool_limits(1):
+    with one_thread_each():
         row_norm, exponent = stored_norms(
             np.concatenate(list(map_ranges(norms, rows, step, threads)))
         )
@@ -314,7 +313,7 @@ def quantize_with_feedback(
     if coding is None:
         raise no_room(array.shape, bits)
     rows = array.reshape(-1, array.shape[-1])
-    with threadpool_limits(1):
+    with one_thread_each():
         curved = curvature(hessian, array.shape[-1], coding.rotation, damping)
     return encode(
         lambda start, stop: rows[start:stop],

@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from os import PathLike, fspath
 
-from threadpoolctl import threadpool_limits
-
 from pvq_ref.compensated import Feedback, Losses, encode
 from pvq_ref.curvature import Curvature, layer_curvature
 from pvq_ref.encoding import RowReader
@@ -13,6 +11,7 @@ from pvq_ref.hessians import Hessians, layer_of
 from pvq_ref.memory import DEFAULT_MEMORY, Limits
 from pvq_ref.model import open_model
 from pvq_ref.output import target_path
+from pvq_ref.parallel import one_thread_each
 from pvq_ref.plan import Plan, Settings, TensorPlan, make_plan
 from pvq_ref.running import Result, Run, check_output, run
 from pvq_ref.tensor import PVQTensor
@@ -42,7 +41,7 @@ class _Coder:
         if last is None or last[0] != key:
             cols = t.entry.shape[-1]
             hessian = self._hessians.read(layer_of(name), cols)
-            with threadpool_limits(1):
+            with one_thread_each():
                 last = (
                     key,
                     layer_curvature(name, hessian, cols, coding.rotation, self._how.damping),

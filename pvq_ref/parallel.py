@@ -8,8 +8,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pvq_ref.counting import checked_integer
 
@@ -76,3 +78,18 @@ def map_ranges(
     """Yield work(start, stop) for consecutive ranges of at most `step`, in their order."""
     ranges = ((start, min(start + step, total)) for start in range(0, total, step))
     return map_over(lambda one: work(*one), ranges, threads)
+
+
+@lru_cache(1)
+def _libraries() -> Any:
+    """Return the libraries of linear algebra; to find them takes milliseconds."""
+    import scipy.linalg  # noqa: F401  # so that its own is there, too
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def one_thread_each() -> AbstractContextManager[Any]:
+    """Let each matrix product take one thread, so that results are the same on any number."""
+    context: AbstractContextManager[Any] = _libraries().limit(limits=1)
+    return context

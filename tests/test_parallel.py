@@ -5,9 +5,10 @@ import threading
 import time
 
 import pytest
+from threadpoolctl import threadpool_info
 
 from pvq_ref.errors import DomainError
-from pvq_ref.parallel import map_ranges, read_ahead, thread_count
+from pvq_ref.parallel import map_ranges, one_thread_each, read_ahead, thread_count
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -92,3 +93,16 @@ def test_all_threads_by_default():
 def test_refused(bad):
     with pytest.raises(DomainError, match="threads must be"):
         thread_count(bad)
+
+
+def test_products_take_one_thread_inside_and_as_many_as_before_outside():
+    def pools():
+        return {one["filepath"]: one["num_threads"] for one in threadpool_info()}
+
+    with one_thread_each():  # which finds them
+        pass
+    before = pools()
+    with one_thread_each():
+        assert before.keys() == pools().keys() != set()
+        assert set(pools().values()) == {1}
+    assert pools() == before
