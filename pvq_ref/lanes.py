@@ -211,8 +211,8 @@ def start(
 
 @kernel
 def _choose(lanes: Floats, count: int) -> int:
-    """Add a pulse where one is missing, take one away where there are too many, or move one to
-    where it is worth more, but in z; return how many lanes that are.
+    """Choose to add a pulse where one is missing, to take one away where there are too many, or to
+    move one to where it is worth more; return how many lanes that are. All but z is set to it.
     """
     pair, moved = lanes[PAIR:], 0
     for lane in range(count):

@@ -169,7 +169,7 @@ def _land(
 
 @inlined
 def look(points: Floats, k: float, lanes: Floats, count: int, looks: Floats, keys: Floats) -> None:
-    """Look from each lane in both directions: looks are 2 · count walks, in the order of lanes."""
+    """Look from each lane, upwards in the first `count` of looks, downwards in the next."""
     for side in range(2):
         half = looks[side * count :]
         _set_out(lanes, count, 1.0 - 2.0 * side, half)
