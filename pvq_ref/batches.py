@@ -33,7 +33,7 @@ from pvq_ref.lanes import (
     start,
 )
 from pvq_ref.proving import confine, learn
-from pvq_ref.striding import STEP, WALKS_SIZE, join, look, stride, write
+from pvq_ref.striding import VECTOR, WALKS_SIZE, join, look, stride, write
 
 FEW = 8  # groups that are left over at the end, and take no longer one by one
 FEW_WALKS = MOST_WALKS - 2 * MOST_LANES  # as many wait for the next batch to join them
@@ -86,7 +86,7 @@ def search_batches(
     pulses, size, height = float(k), min(size, MOST_LANES, rows), (n + 3) // 4 * 4
     # Another cache line per row: lanes whose distance is a power of two would evict each other.
     points = np.empty((2, height, size + 8))
-    walkers = np.zeros((2, height, min(2 * size + FEW_WALKS, 2 * rows) + STEP))
+    walkers = np.zeros((2, height, min(2 * size + FEW_WALKS, 2 * rows) + VECTOR))
     lanes, looks, keys = np.empty(LANES_SIZE), np.empty(WALKS_SIZE), np.empty((2, 2, ROW_SIZE))
     walks = np.ones(WALKS_SIZE)  # so that nothing odd is calculated for what is taken along
     quality = np.empty(rows)

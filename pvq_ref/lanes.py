@@ -135,7 +135,7 @@ def _sums(points: Floats, lanes: Floats, first: int, count: int) -> None:
 
 @kernel
 def _count(points: Floats, s: Floats, shift: float, k: float, missing: Floats, first: int) -> None:
-    """Count the pulses that are missing after rounding."""
+    """Count the pulses that would be missing after rounding."""
     for lane in range(s.size):
         missing[lane] = k
     for i in range(0, points.shape[1], 4):
@@ -159,18 +159,20 @@ def _round(points: Floats, s: Floats, shift: float, first: int) -> None:
 
 
 @kernel
-def _products(points: Floats, lanes: Floats, first: int, count: int) -> None:
-    """Write a and b."""
-    a, b = lanes[A + first : A + count], lanes[B + first : B + count]
+def _products(points: Floats, k: float, lanes: Floats, first: int, count: int) -> None:
+    """Write a and b, and count the pulses that z lacks."""
+    a, b, missing = lanes[A + first : A + count], lanes[B + first :], lanes[MISSING + first :]
     for lane in range(a.size):
         a[lane] = 0.0
         b[lane] = 0.0
+        missing[lane] = k
     for i in range(0, points.shape[1], 2):
         u0, u1 = points[U, i][first:], points[U, i + 1][first:]
         z0, z1 = points[Z, i][first:], points[Z, i + 1][first:]
         for lane in range(a.size):
             a[lane] += u0[lane] * z0[lane] + u1[lane] * z1[lane]
             b[lane] += z0[lane] * z0[lane] + z1[lane] * z1[lane]
+            missing[lane] -= z0[lane] + z1[lane]
 
 
 @inlined
@@ -202,8 +204,7 @@ def start(
         better = max(guess + lack / total, 0.5 * k / total)
         lanes[START + lane] = better if abs(lack) > 2.0 else guess
     _round(points, s, 0.5 - hint[1], first)
-    _count(points, s, 0.5 - hint[1], k, missing, first)
-    _products(points, lanes, first, count)
+    _products(points, k, lanes, first, count)
     for i in range(n, points.shape[1]):
         for lane in range(first, count):
             points[U, i, lane] = NEVER

@@ -60,7 +60,7 @@ Columns = NDArray[np.uint32]
     MOVES, IMPROVES, DOUBTS, PAIR,
 ) = range(0, 15 * ROW_SIZE, ROW_SIZE)  # fmt: skip
 KEPT, WALKS_SIZE = MOVES, PAIR + 8 * ROW_SIZE
-STEP = 16  # walks are taken in multiples of this many, as vector instructions do
+VECTOR = 16  # walks are taken in multiples of this many, as vector instructions do
 
 
 @kernel
@@ -209,9 +209,9 @@ def join(
     walkers (2, coordinates, walks) are u and w of each walk.
     """
     more = 0 * count
-    for look in range(2 * count):
-        columns[more], places[more] = look, going + more
-        more += looks[AT + look] > 0.0
+    for one in range(2 * count):
+        columns[more], places[more] = one, going + more
+        more += looks[AT + one] > 0.0
     _copy_fields(looks, columns, walks, places, more)
     for at in range(more):
         columns[at] -= count if columns[at] >= count else 0
@@ -245,7 +245,7 @@ def stride(
 
     y gets better points, quality their a/sqrt(b); what is in doubt isn't sure.
     """
-    whole = (count + STEP - 1) // STEP * STEP
+    whole = (count + VECTOR - 1) // VECTOR * VECTOR
     for walk in range(count, whole):
         walks[AT + walk] = 0.0
     _pass(walkers[U], walkers[Z], walks, whole, keys)
